@@ -1,0 +1,3 @@
+//! standbyctl.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! standbyfs.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Layer 3. The mount: adapter, keeper, takeover.

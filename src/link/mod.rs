@@ -1,0 +1,1 @@
+//! Layer 2. The site link: certificates, pairing, TLS, frames over TCP.

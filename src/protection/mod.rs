@@ -1,0 +1,1 @@
+//! Layer 0. States, commands, preconditions, refusals, policies, control lines, retention.

@@ -1,0 +1,1 @@
+//! Layer 3. The names of a mount and what each answers.

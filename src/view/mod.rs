@@ -1,0 +1,1 @@
+//! Layer 1. The one function that reads a moment.

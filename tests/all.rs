@@ -1,0 +1,5 @@
+//! All integration tests in one binary: one link, one list.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod layers;
