@@ -1,1 +1,3 @@
 //! Layer 3. The names of a mount and what each answers.
+
+pub mod ops;
