@@ -3,10 +3,23 @@
 //! Each has a real implementation and a simulated one that fails on command; the simulated ones are
 //! compiled always, so that tests, fuzzers and tools outside this crate can use them.
 
+mod aligned;
 mod clock;
 mod entropy;
+mod probe;
+mod real;
+mod real_file;
+mod sim;
+mod sim_clock;
 mod storage;
+#[cfg(test)]
+mod tests;
 
+pub use aligned::AlignedBuf;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
+pub use probe::Probe;
+pub use real::DirStorage;
+pub use sim::{Class, Fault, SimDevice, SimStorage, is_killed, is_power_loss};
+pub use sim_clock::{SimClock, SimEntropy};
 pub use storage::{Access, Durability, File, Space, Storage};

@@ -94,9 +94,10 @@ pub trait File: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> Result<()>;
     /// Makes a range read as zeros and keeps its room, where the filesystem can; keeps the length.
     fn zero(&self, offset: u64, len: u64) -> Result<()>;
-    /// The first byte at or after `offset` that isn't in a hole; `None` behind the last.
+    /// The first byte at or after `offset` that isn't in a hole; `None` if there is none before the end.
     fn next_data(&self, offset: u64) -> Result<Option<u64>>;
-    /// The first byte at or after `offset` that is in a hole or at the end; `None` behind the end.
+    /// The first byte at or after `offset` that is in a hole, or the end; `None` if `offset` isn't before
+    /// the end.
     fn next_hole(&self, offset: u64) -> Result<Option<u64>>;
     /// Bytes that the file takes on the medium.
     fn allocated(&self) -> Result<u64>;
