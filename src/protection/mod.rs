@@ -1,1 +1,19 @@
 //! Layer 0. States, commands, preconditions, refusals, policies, control lines, retention.
+//!
+//! Nothing here acts: facts come in as arguments, decisions, refusals and words go out.
+
+mod command;
+mod names;
+mod refusal;
+mod state;
+mod table;
+mod units;
+
+pub use command::{Column, Scope, Verb};
+pub use names::UnknownWord;
+pub use refusal::{Entry, Refusal, Refused, page as refusals_page};
+pub use state::{Fact, Facts, Flags, Role, State, Writer};
+pub use table::{Brings, Cell, Row, TABLE, admit, cell, page as states_page};
+pub use units::{
+    WallTime, duration_text, file_time, parse_duration, parse_size, parse_time, size_text, text_time,
+};
