@@ -3,7 +3,9 @@
 //! Nothing here acts: facts come in as arguments, decisions, refusals and words go out.
 
 mod command;
+pub mod control;
 mod names;
+mod points;
 mod refusal;
 mod state;
 mod table;
@@ -11,6 +13,9 @@ mod units;
 
 pub use command::{Column, Scope, Verb};
 pub use names::UnknownWord;
+pub use points::{
+    Point, PointKind, PointSet, Retention, is_point_label, is_point_name, parse_point_name, point_due,
+};
 pub use refusal::{Entry, Refusal, Refused, page as refusals_page};
 pub use state::{Fact, Facts, Flags, Role, State, Writer};
 pub use table::{Brings, Cell, Row, TABLE, admit, cell, page as states_page};
