@@ -4,8 +4,10 @@
 
 mod command;
 pub mod control;
+pub mod health;
 mod names;
 mod points;
+pub mod preconditions;
 mod refusal;
 mod state;
 mod table;
