@@ -5,8 +5,10 @@
 mod command;
 pub mod control;
 pub mod health;
+pub mod job;
 mod names;
 mod points;
+pub mod policy;
 pub mod preconditions;
 mod refusal;
 mod state;
