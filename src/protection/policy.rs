@@ -272,7 +272,7 @@ impl Policy {
                 }
             }
             "app-points" => {
-                let ok = |ns: &u64| ns % HOUR == 0 && (HOUR..=12 * HOUR).contains(ns);
+                let ok = |ns: &u64| ns.is_multiple_of(HOUR) && (HOUR..=12 * HOUR).contains(ns);
                 let parsed = or_off(value, |v| parse_duration(v).filter(ok));
                 let parsed = parsed.ok_or_else(|| wrong("whole hours from 1h to 12h, or off"))?;
                 self.app_points_hours = parsed.map(|ns| (ns / HOUR) as u32);

@@ -36,7 +36,7 @@ pub fn duration_text(ns: u64) -> String {
     let (name, length) = UNITS
         .iter()
         .rev()
-        .find(|(name, length)| ns % length == 0 && (*name != "d" || ns / length >= 2))
+        .find(|(name, length)| ns.is_multiple_of(*length) && (*name != "d" || ns / length >= 2))
         .unwrap_or(&UNITS[0]);
     format!("{}{name}", ns / length)
 }
