@@ -18,7 +18,7 @@ pub use batch::{
 pub use checkpoint::{Checkpoint, FileFloor, FileState, LogState};
 pub use history_line::{HistoryLine, LineError};
 pub use payload::{AddPayload, FileKind, RemovePayload, RenamePayload};
-pub use record::{FLAG_FLUSH, RECORD_BYTES, RecordEntry};
+pub use record::{FLAG_FLUSH, FLAG_JOINED, RECORD_BYTES, RecordEntry};
 pub use segment::{SegmentHeader, SegmentSeal};
 pub use slot::{SLOT_HEADER_BYTES, decode_slot, encode_slot};
 

@@ -8,6 +8,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const RECORD_BYTES: usize = 48;
 /// Flag: the guest had flushed everything before this record.
 pub const FLAG_FLUSH: u8 = 1;
+/// Flag: belongs to the same guest request as the record before; both lie in one batch, at every site.
+pub const FLAG_JOINED: u8 = 2;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
@@ -34,7 +36,7 @@ pub struct RecordEntry {
     pub disk: DiskOrdinal,
     /// What it does.
     pub kind: RecordKind,
-    /// [`FLAG_FLUSH`]; only that one is part of the chain.
+    /// [`FLAG_FLUSH`], [`FLAG_JOINED`]; only the first is part of the chain.
     pub flags: u8,
     /// How the payload is stored.
     pub codec: Codec,

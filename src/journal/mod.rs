@@ -1,1 +1,33 @@
 //! Layer 1. Logs of a group: append, durable mark, segments, recovery, history file, checkpoint.
+//!
+//! A log is an append-only stream of batches in segment files. The rules, quoted by number in code and tests:
+//!
+//! J1. The order of records in the file is the order of their seqs. One appender at a time.
+//! J2. A process never appends to a segment that another process began.
+//! J3. A segment is synced before the next is begun; a header is synced before its first batch. So one file at
+//!     most has unsynced batches.
+//! J4. The durable mark is a place, never a seq: seqs go back at a fork. It rises only by a sync that began
+//!     after the append, or by a durable append when everything before was durable.
+//! J5. Going from plain to durable appends begins with a sync.
+//! J6. Recovery cuts at the first place without a good batch. What follows is void for ever: the next segment
+//!     names the cut. If anything on the medium says that more was durable, the log is damaged and stays as it is.
+//! J7. No place is given twice, not after a cut either.
+//! J8. After a failed sync or append the log takes nothing until it has been recovered.
+//! J9. A segment is recycled only after a synced checkpoint scans from beyond it and a synced list lacks it.
+
+mod append;
+mod checkpoint_file;
+mod history_file;
+mod list;
+mod log;
+mod read;
+mod recover;
+mod segment;
+
+pub use append::{Appended, NewRecord};
+pub use checkpoint_file::CheckpointFile;
+pub use history_file::HistoryFile;
+pub use log::{Log, LogIdentity, LogParts};
+pub use read::{BatchView, StoredRecord};
+pub use recover::{Found, Recovered, Verdict};
+pub use segment::SegmentInfo;

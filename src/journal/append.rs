@@ -1,0 +1,246 @@
+//! Appending: records in, one aligned batch (or several) out.
+
+use crate::format::{BatchHeader, BatchLayout, FLAG_JOINED, RecordEntry, crc_list_len};
+use crate::journal::log::{Log, State, poisoned};
+use crate::journal::segment::Segment;
+use crate::seam::Durability;
+use crate::vocab::{Codec, DiskOrdinal, Error, Kind, PAYLOAD_MAX, Pos, RecordKind, Result, Seq};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+/// A record to append. Its seq is given by the log, in the order of the slice.
+#[derive(Clone, Copy, Debug)]
+pub struct NewRecord<'a> {
+    /// The file; 0 for none.
+    pub disk: DiskOrdinal,
+    /// What it does.
+    pub kind: RecordKind,
+    /// [`crate::format::FLAG_FLUSH`], [`FLAG_JOINED`].
+    pub flags: u8,
+    /// Offset in bytes (of a resize: the new size).
+    pub offset: u64,
+    /// Length in bytes (of a resize: the old size).
+    pub length: u64,
+    /// The bytes, of kinds that have some; at most [`PAYLOAD_MAX`].
+    pub payload: &'a [u8],
+    /// Wall time, raw, ns.
+    pub wall: i64,
+}
+
+/// Where a record went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its seq; that of the record before it for kinds without one.
+    pub seq: Seq,
+    /// The place of its payload: unique, rising with seq.
+    pub pos: Pos,
+    /// crc32c of the stored payload.
+    pub crc: u32,
+    /// A payload of zeros is not stored.
+    pub codec: Codec,
+}
+
+impl Log {
+    /// Appends records in order and says where each went. With [`Durability::Durable`] they are durable when
+    /// this returns (J5); else after a later [`Log::sync`].
+    ///
+    /// # Errors
+    /// `NoSpace` before anything was written if no room for a segment can be had; `Poisoned` after an earlier
+    /// failure; any failure of the write itself poisons the log (J8): what of it is on the medium, recovery tells.
+    pub fn append(
+        &self,
+        records: &[NewRecord<'_>],
+        age: u64,
+        durability: Durability,
+    ) -> Result<Vec<Appended>> {
+        for r in records {
+            if r.payload.len() as u64 > PAYLOAD_MAX {
+                return Err(Error::new(Kind::Invalid, format!("payload of {} bytes", r.payload.len())));
+            }
+        }
+        let mut state = self.state.lock();
+        if let Some(why) = &state.poisoned {
+            return Err(poisoned(why));
+        }
+        let mut out = Vec::with_capacity(records.len());
+        let mut rest = records;
+        while !rest.is_empty() {
+            let (taken, layout) = take_batch(rest);
+            self.append_batch(&mut state, &rest[..taken], &layout, age, durability, &mut out)?;
+            rest = &rest[taken..];
+        }
+        Ok(out)
+    }
+
+    fn append_batch(
+        &self,
+        state: &mut State,
+        records: &[NewRecord<'_>],
+        layout: &BatchLayout,
+        age: u64,
+        durability: Durability,
+        out: &mut Vec<Appended>,
+    ) -> Result<()> {
+        let (places, length) = layout.places();
+        let segment = self.room_for(state, u64::from(length))?;
+        if durability == Durability::Durable && self.durable() < segment.info.end {
+            // J5: a device with FUA persists a durable write alone and flushes nothing else.
+            segment.direct()?.sync().inspect_err(|e| {
+                state.poisoned.get_or_insert_with(|| e.to_string());
+            })?;
+            self.raise_durable(segment.info.end);
+        }
+        let pos = segment.info.end;
+        let wall = records[0].wall;
+        let mut header = BatchHeader {
+            life: segment.info.life,
+            first_seq: state.next_seq,
+            durable: self.durable(),
+            wall,
+            age,
+            length,
+            table: 0,
+            link: segment.info.last_crc,
+            records: 0,
+            crc: 0,
+        };
+        state.scratch.resize_dirty(length as usize);
+        let first = out.len();
+        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, &mut state.scratch, out);
+        let head = header.encode(&entries, &lists);
+        state.scratch[..head.len()].copy_from_slice(&head);
+        blank_gaps(&mut state.scratch, head.len(), &entries);
+        let written = segment.direct().and_then(|f| {
+            f.write_at(&[IoSlice::new(&state.scratch)], pos.0 - segment.info.start.0, durability)
+        });
+        if let Err(e) = written {
+            out.truncate(first);
+            state.poisoned.get_or_insert_with(|| e.to_string());
+            return Err(e);
+        }
+        let end = Pos(pos.0 + u64::from(length));
+        let mut info = segment.info.clone();
+        if state.batches == 0 {
+            info.first_wall = wall;
+        }
+        info.end = end;
+        info.last_seq = entries.iter().rev().find(|e| e.kind.has_seq()).map_or(info.last_seq, |e| e.seq);
+        info.last_crc = header.crc;
+        info.last_wall = wall;
+        state.next_seq = info.last_seq.next().max(state.next_seq);
+        state.segments.insert(info.start, Arc::new(segment.with_info(info)));
+        state.batches += 1;
+        if durability == Durability::Durable {
+            self.raise_durable(end);
+        }
+        Ok(())
+    }
+
+    fn room_for(&self, state: &mut State, length: u64) -> Result<Arc<Segment>> {
+        let open = state.open.and_then(|at| state.segments.get(&at)).cloned();
+        if let Some(segment) = open
+            && segment.info.end.0 + length <= segment.info.start.0 + segment.info.bytes
+        {
+            return Ok(segment);
+        }
+        self.open_next(state, length)?;
+        let open = state.open.and_then(|at| state.segments.get(&at)).cloned();
+        open.ok_or_else(|| Error::new(Kind::Io, "no segment is open"))
+    }
+}
+
+/// How many of the records fit into one batch, and their layout. Records of one request stay together.
+fn take_batch(records: &[NewRecord<'_>]) -> (usize, BatchLayout) {
+    let mut layout = BatchLayout::default();
+    let mut taken = 0;
+    while taken < records.len() {
+        let unit = 1 + records[taken + 1..].iter().take_while(|r| r.flags & FLAG_JOINED != 0).count();
+        let mut next = layout.clone();
+        let fits = records[taken..taken + unit].iter().all(|r| {
+            let delta = r.wall.wrapping_sub(records[0].wall);
+            (0..=i64::from(u32::MAX)).contains(&delta) && next.push(r.offset, stored(r))
+        });
+        if !fits && taken > 0 {
+            break;
+        }
+        if !fits {
+            // A request that fits into no batch is split: it is over 1 MiB and was promised nothing.
+            next = BatchLayout::default();
+            let alone = records[..unit].iter().take_while(|r| next.push(r.offset, stored(r))).count();
+            return (alone.max(1), next);
+        }
+        layout = next;
+        taken += unit;
+    }
+    (taken, layout)
+}
+
+/// All zeros are a codec, but only for content: then the record stays what the guest wrote.
+fn is_zeros(r: &NewRecord<'_>) -> bool {
+    r.kind.is_content() && r.payload.len() >= 512 && r.payload.iter().all(|b| *b == 0)
+}
+
+fn stored(r: &NewRecord<'_>) -> u32 {
+    if is_zeros(r) { 0 } else { r.payload.len() as u32 }
+}
+
+fn fill(
+    records: &[NewRecord<'_>],
+    places: &[u32],
+    wall: i64,
+    first_seq: Seq,
+    pos: Pos,
+    scratch: &mut [u8],
+    out: &mut Vec<Appended>,
+) -> (Vec<RecordEntry>, Vec<u32>) {
+    let mut entries = Vec::with_capacity(records.len());
+    let mut lists = Vec::new();
+    let mut next = first_seq;
+    for (r, &place) in records.iter().zip(places) {
+        let zeros = is_zeros(r);
+        let payload = if zeros { &[] } else { r.payload };
+        let seq = if r.kind.has_seq() { next } else { Seq(0) };
+        let crc = if crc_list_len(payload.len() as u32) > 0 {
+            let mut whole = 0;
+            for block in payload.chunks(4096) {
+                let crc = crc32c::crc32c(block);
+                lists.push(crc);
+                whole = crc32c::crc32c_combine(whole, crc, block.len());
+            }
+            whole
+        } else {
+            crc32c::crc32c(payload)
+        };
+        let codec = if zeros { Codec::Zeros } else { Codec::Plain };
+        scratch[place as usize..place as usize + payload.len()].copy_from_slice(payload);
+        entries.push(RecordEntry {
+            disk: r.disk,
+            kind: r.kind,
+            flags: r.flags,
+            codec,
+            offset: r.offset,
+            length: r.length,
+            seq,
+            stored: payload.len() as u32,
+            place,
+            delta: r.wall.wrapping_sub(wall) as u32,
+            crc,
+        });
+        let shown = if r.kind.has_seq() { next } else { Seq(next.0 - 1) };
+        out.push(Appended { seq: shown, pos: Pos(pos.0 + u64::from(place)), crc, codec });
+        if r.kind.has_seq() {
+            next = next.next();
+        }
+    }
+    (entries, lists)
+}
+
+/// The scratch buffer holds bytes of earlier batches: they must not reach the medium a second time.
+fn blank_gaps(scratch: &mut [u8], head: usize, entries: &[RecordEntry]) {
+    let mut at = head;
+    for e in entries {
+        scratch[at..e.place as usize].fill(0);
+        at = (e.place + e.stored) as usize;
+    }
+    scratch[at..].fill(0);
+}

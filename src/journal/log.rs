@@ -1,0 +1,420 @@
+//! A log: its segments, its tail, its durable mark.
+
+use crate::format::{BLOCK, LogState, SegmentHeader, SegmentSeal};
+use crate::journal::list;
+use crate::journal::segment::{FIRST_BATCH, Segment, SegmentInfo};
+use crate::seam::{Access, AlignedBuf, Clock, Durability, Entropy, Storage};
+use crate::vocab::{EpochId, Error, GroupId, Kind, LogId, Moment, Pos, Result, Seq, StoreId};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Length of a segment file of a group that writes little.
+pub const SEGMENT_SMALL: u64 = 4 << 20;
+/// Length of a segment file once a small one was filled within a second.
+pub const SEGMENT_LARGE: u64 = 64 << 20;
+
+/// What a log works with.
+#[derive(Clone)]
+pub struct LogParts {
+    /// Where its files are.
+    pub storage: Arc<dyn Storage>,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers for lives.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// Whose log it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogIdentity {
+    /// The store.
+    pub store: StoreId,
+    /// The group.
+    pub group: GroupId,
+    /// The log.
+    pub log: LogId,
+    /// Boot of the machine.
+    pub boot: [u8; 16],
+}
+
+/// An append-only stream of batches. Thread-safe; one appender at a time (J1).
+pub struct Log {
+    pub(crate) parts: LogParts,
+    pub(crate) identity: LogIdentity,
+    pub(crate) state: Mutex<State>,
+    /// J4: everything before this place is durable.
+    durable: AtomicU64,
+}
+
+pub(crate) struct State {
+    /// Sealed segments and the open one, by start.
+    pub(crate) segments: BTreeMap<Pos, Arc<Segment>>,
+    /// The segment that this process appends to.
+    pub(crate) open: Option<Pos>,
+    /// The last segment in log order, open or not: what a next one names as previous.
+    pub(crate) last: Option<Pos>,
+    /// Batches in the open segment.
+    pub(crate) batches: u64,
+    /// Epoch of the records to come.
+    pub(crate) epoch: EpochId,
+    /// Seq of the next record that has one.
+    pub(crate) next_seq: Seq,
+    /// J7.
+    pub(crate) allocated: Pos,
+    /// Files that can be used again.
+    pub(crate) free: Vec<(String, u64)>,
+    pub(crate) next_name: u64,
+    pub(crate) large: bool,
+    pub(crate) poisoned: Option<String>,
+    pub(crate) scratch: AlignedBuf,
+    opened_at: u64,
+    /// Newest chain value behind the acknowledgement, for seals.
+    pub(crate) chain: Option<(Moment, [u8; 32])>,
+}
+
+impl State {
+    pub(crate) fn new(epoch: EpochId, next_seq: Seq) -> Self {
+        Self {
+            segments: BTreeMap::new(),
+            open: None,
+            last: None,
+            batches: 0,
+            epoch,
+            next_seq,
+            allocated: Pos(0),
+            free: Vec::new(),
+            next_name: 0,
+            large: false,
+            poisoned: None,
+            scratch: AlignedBuf::zeroed(BLOCK as usize),
+            opened_at: 0,
+            chain: None,
+        }
+    }
+}
+
+impl Log {
+    /// Makes an empty log in its directory, which must be empty or absent.
+    pub fn create(parts: LogParts, identity: LogIdentity, epoch: EpochId) -> Result<Self> {
+        parts.storage.make_dir(&parts.dir)?;
+        list::write(&*parts.storage, &parts.dir, Vec::new())?;
+        Ok(Self::assemble(parts, identity, State::new(epoch, Seq(1)), Pos(0)))
+    }
+
+    pub(crate) fn assemble(parts: LogParts, identity: LogIdentity, state: State, durable: Pos) -> Self {
+        Self { parts, identity, state: Mutex::new(state), durable: AtomicU64::new(durable.0) }
+    }
+
+    /// Which log this is.
+    pub fn id(&self) -> LogId {
+        self.identity.log
+    }
+
+    /// J4: everything before this place is durable.
+    pub fn durable(&self) -> Pos {
+        Pos(self.durable.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn raise_durable(&self, to: Pos) {
+        self.durable.fetch_max(to.0, Ordering::AcqRel);
+    }
+
+    /// The place behind the last batch.
+    pub fn end(&self) -> Pos {
+        let state = self.state.lock();
+        state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.info.end)
+    }
+
+    /// The seq that the next record will have.
+    pub fn next_seq(&self) -> Seq {
+        self.state.lock().next_seq
+    }
+
+    /// The epoch of the records to come.
+    pub fn epoch(&self) -> EpochId {
+        self.state.lock().epoch
+    }
+
+    /// Makes durable all that was appended before the call (J4, J8). Cheap if it is already.
+    pub fn sync(&self) -> Result<Pos> {
+        let (segment, end) = {
+            let state = self.state.lock();
+            if let Some(why) = &state.poisoned {
+                return Err(poisoned(why));
+            }
+            let Some(segment) = state.last.and_then(|at| state.segments.get(&at)) else { return Ok(Pos(0)) };
+            (segment.clone(), segment.info.end)
+        };
+        if self.durable() < end {
+            segment.direct()?.sync().inspect_err(|e| self.poison(&e.to_string()))?;
+            self.raise_durable(end);
+        }
+        Ok(end)
+    }
+
+    pub(crate) fn poison(&self, why: &str) {
+        let mut state = self.state.lock();
+        state.poisoned.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// Whether a failed sync or append has stopped the log (J8), and why.
+    pub fn is_poisoned(&self) -> Option<String> {
+        self.state.lock().poisoned.clone()
+    }
+
+    /// The records to come belong to another epoch or line: they go to a new segment. What it forks from is
+    /// durable when this returns.
+    pub fn begin_epoch(&self, epoch: EpochId, next_seq: Seq) -> Result<()> {
+        self.sync()?;
+        let mut state = self.state.lock();
+        self.close_open(&mut state)?;
+        state.epoch = epoch;
+        state.next_seq = next_seq;
+        Ok(())
+    }
+
+    /// Seals the open segment, so that nothing more is appended to it (before a clean close, or to free it).
+    pub fn seal(&self) -> Result<()> {
+        self.sync()?;
+        self.close_open(&mut self.state.lock())
+    }
+
+    /// The newest chain value, to be written into the next seal.
+    pub fn note_chain(&self, moment: Moment, value: [u8; 32]) {
+        self.state.lock().chain = Some((moment, value));
+    }
+
+    /// J3: sync, then the seal. The seal itself is a shortcut and needs no sync.
+    pub(crate) fn close_open(&self, state: &mut State) -> Result<()> {
+        let Some(segment) = state.open.and_then(|at| state.segments.get(&at)).cloned() else { return Ok(()) };
+        if self.durable() < segment.info.end {
+            segment.direct()?.sync().inspect_err(|e| {
+                state.poisoned.get_or_insert_with(|| e.to_string());
+            })?;
+            self.raise_durable(segment.info.end);
+        }
+        write_seal(&segment, state.batches, state.chain)?;
+        let now = self.parts.clock.monotonic_ns();
+        let full = segment.info.end.0 + (1 << 20) >= segment.info.start.0 + segment.info.bytes;
+        state.large |= full && now.saturating_sub(state.opened_at) < 1_000_000_000;
+        state.open = None;
+        Ok(())
+    }
+
+    /// Begins a segment with room for a batch of `need` bytes: file, header, sync (J3), then it is open.
+    pub(crate) fn open_next(&self, state: &mut State, need: u64) -> Result<()> {
+        self.close_open(state)?;
+        let wanted = if state.large { SEGMENT_LARGE } else { SEGMENT_SMALL };
+        let wanted = wanted.max((FIRST_BATCH + need).next_multiple_of(SEGMENT_SMALL));
+        let (file, bytes) = self.take_file(state, wanted)?;
+        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| s.info.clone());
+        let header = SegmentHeader {
+            store: self.identity.store,
+            group: self.identity.group,
+            log: self.identity.log,
+            epoch: state.epoch,
+            boot: self.identity.boot,
+            life: self.parts.entropy.random_64().max(1),
+            start: state.allocated,
+            first_seq: state.next_seq,
+            bytes,
+            previous_life: last.as_ref().map_or(0, |l| l.life),
+            previous_start: last.as_ref().map_or(Pos(0), |l| l.start),
+            previous_cut: last.as_ref().map_or(Pos(0), |l| l.end),
+            previous_last_seq: last.as_ref().map_or(Seq(0), |l| l.last_seq),
+            previous_crc: last.as_ref().map_or(0, |l| l.last_crc),
+            durable: self.durable(),
+            unit: BLOCK as u32,
+        };
+        let info = SegmentInfo {
+            file,
+            life: header.life,
+            start: header.start,
+            bytes,
+            end: Pos(header.start.0 + FIRST_BATCH),
+            epoch: header.epoch,
+            first_seq: header.first_seq,
+            last_seq: Seq(header.first_seq.0 - 1),
+            last_crc: header.previous_crc,
+            first_wall: 0,
+            last_wall: 0,
+            previous_life: header.previous_life,
+        };
+        let segment = Segment::new(self.parts.storage.clone(), &self.parts.dir, info);
+        let mut block = AlignedBuf::zeroed(FIRST_BATCH as usize); // header and an empty seal
+        block[..BLOCK as usize].copy_from_slice(&header.encode());
+        let direct = segment.direct()?;
+        direct.write_at(&[IoSlice::new(&block)], 0, Durability::Plain)?;
+        direct.sync().inspect_err(|e| {
+            state.poisoned.get_or_insert_with(|| e.to_string());
+        })?;
+        self.parts.storage.sync_dir(&self.parts.dir)?;
+        state.allocated = Pos(header.start.0 + bytes);
+        state.segments.insert(header.start, Arc::new(segment));
+        state.open = Some(header.start);
+        state.last = Some(header.start);
+        state.batches = 0;
+        state.opened_at = self.parts.clock.monotonic_ns();
+        // All before it is durable (J3), and the header is: so is its place.
+        self.raise_durable(Pos(header.start.0 + FIRST_BATCH));
+        Ok(())
+    }
+
+    /// A file of at least `wanted` bytes, zero-filled once: an append then carries no metadata.
+    fn take_file(&self, state: &mut State, wanted: u64) -> Result<(String, u64)> {
+        if let Some(at) = state.free.iter().position(|(_, bytes)| *bytes >= wanted) {
+            return Ok(state.free.swap_remove(at));
+        }
+        state.next_name += 1;
+        let name = format!("{:08}.seg", state.next_name);
+        let path = self.parts.dir.join(&name);
+        let file = self.parts.storage.create(&path, Access::Direct)?;
+        let filled = fill_with_zeros(&*file, wanted);
+        if let Err(e) = filled {
+            self.parts.storage.remove(&path)?;
+            return Err(e.advice("The journal needs room for its next segment: free space on its filesystem"));
+        }
+        Ok((name, wanted))
+    }
+
+    /// Makes a segment file ready ahead of need. Returns whether it did.
+    pub fn prepare(&self) -> Result<bool> {
+        let (wanted, name) = {
+            let mut state = self.state.lock();
+            let wanted = if state.large { SEGMENT_LARGE } else { SEGMENT_SMALL };
+            if state.poisoned.is_some() || state.free.iter().any(|(_, bytes)| *bytes >= wanted) {
+                return Ok(false);
+            }
+            state.next_name += 1;
+            (wanted, format!("{:08}.seg", state.next_name))
+        };
+        let path = self.parts.dir.join(&name);
+        let file = self.parts.storage.create(&path, Access::Direct)?;
+        if let Err(e) = fill_with_zeros(&*file, wanted) {
+            self.parts.storage.remove(&path)?;
+            return Err(e);
+        }
+        self.state.lock().free.push((name, wanted));
+        Ok(true)
+    }
+
+    /// Segments, oldest first; the open one last.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.state.lock().segments.values().map(|s| s.info.clone()).collect()
+    }
+
+    /// The open segment, if there is one.
+    pub fn open_segment(&self) -> Option<SegmentInfo> {
+        let state = self.state.lock();
+        state.open.and_then(|at| state.segments.get(&at)).map(|s| s.info.clone())
+    }
+
+    /// What a checkpoint says of this log: the scan begins with the last segment.
+    pub fn checkpoint_state(&self) -> LogState {
+        let state = self.state.lock();
+        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| &s.info);
+        LogState {
+            log: self.identity.log,
+            durable: self.durable(),
+            scan_start: last.map_or(Pos(0), |l| l.start),
+            scan_life: last.map_or(0, |l| l.life),
+            scan_chain: None,
+            allocated: state.allocated,
+            scan_seq: last.map_or(Seq(0), |l| Seq(l.first_seq.0 - 1)),
+        }
+    }
+
+    /// Writes the list of sealed segments that a checkpoint's scan does not reach. Call it before that
+    /// checkpoint is written: what the list lacks the scan finds, and what both have is the same.
+    pub fn write_list(&self) -> Result<()> {
+        let segments = {
+            let state = self.state.lock();
+            state
+                .segments
+                .values()
+                .filter(|s| Some(s.info.start) != state.last)
+                .map(|s| s.info.clone())
+                .collect()
+        };
+        list::write(&*self.parts.storage, &self.parts.dir, segments)
+    }
+
+    /// Frees segments (J9): call it after a list without them and a checkpoint that scans from beyond them are
+    /// synced. Their files are used again; readers that hold one go on reading what lies there and must check
+    /// the crc. Returns the bytes freed.
+    pub fn release(&self, starts: &[Pos]) -> Result<u64> {
+        let mut state = self.state.lock();
+        let mut freed = 0;
+        for start in starts {
+            if state.last == Some(*start) {
+                continue;
+            }
+            if let Some(segment) = state.segments.remove(start) {
+                freed += segment.info.bytes;
+                if state.free.len() < 2 && Arc::strong_count(&segment) == 1 {
+                    state.free.push((segment.info.file.clone(), segment.info.bytes));
+                } else {
+                    self.parts.storage.remove(segment.path())?;
+                }
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Forgets segments in the next list, before [`Self::release`].
+    pub fn write_list_without(&self, starts: &[Pos]) -> Result<()> {
+        let segments = {
+            let state = self.state.lock();
+            let keep =
+                |s: &&Arc<Segment>| Some(s.info.start) != state.last && !starts.contains(&s.info.start);
+            state.segments.values().filter(keep).map(|s| s.info.clone()).collect()
+        };
+        list::write(&*self.parts.storage, &self.parts.dir, segments)
+    }
+
+    /// Bytes of all its files on the medium.
+    pub fn bytes(&self) -> u64 {
+        let state = self.state.lock();
+        state.segments.values().map(|s| s.info.bytes).sum::<u64>()
+            + state.free.iter().map(|f| f.1).sum::<u64>()
+    }
+}
+
+pub(crate) fn poisoned(why: &str) -> Error {
+    Error::new(Kind::Poisoned, format!("the log was stopped by an earlier failure: {why}"))
+        .advice("It is recovered when the daemon starts again; see `status`")
+}
+
+/// Writes block 1 of a segment.
+pub(crate) fn write_seal(segment: &Segment, batches: u64, chain: Option<(Moment, [u8; 32])>) -> Result<()> {
+    let info = &segment.info;
+    let seal = SegmentSeal {
+        life: info.life,
+        end: info.end,
+        last_seq: info.last_seq,
+        batches,
+        first_wall: info.first_wall,
+        last_wall: info.last_wall,
+        chain,
+        last_crc: info.last_crc,
+    };
+    let mut block = AlignedBuf::zeroed(BLOCK as usize);
+    block.copy_from_slice(&seal.encode());
+    segment.direct()?.write_at(&[IoSlice::new(&block)], BLOCK, Durability::Plain)
+}
+
+fn fill_with_zeros(file: &dyn crate::seam::File, bytes: u64) -> Result<()> {
+    file.allocate(0, bytes)?;
+    let zeros = AlignedBuf::zeroed(1 << 20);
+    for at in (0..bytes).step_by(zeros.len()) {
+        let part = zeros.len().min((bytes - at) as usize);
+        file.write_at(&[IoSlice::new(&zeros[..part])], at, Durability::Plain)?;
+    }
+    file.sync()
+}

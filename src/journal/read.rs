@@ -1,0 +1,225 @@
+//! Reading a log: payloads by place, batches one after the other.
+
+use crate::format::{
+    BATCH_HEADER_BYTES, BLOCK, BatchHeader, RecordView, check_header, crc_list_len, parse_table,
+};
+use crate::journal::log::Log;
+use crate::journal::segment::Segment;
+use crate::vocab::{Codec, EpochId, Error, Kind, Pos, Result};
+use std::sync::Arc;
+
+/// A batch as it lies in the log.
+#[derive(Clone, Debug)]
+pub struct BatchView {
+    /// Where it begins.
+    pub pos: Pos,
+    /// Its header.
+    pub header: BatchHeader,
+    /// Epoch of all its records.
+    pub epoch: EpochId,
+    /// Its records, in order.
+    pub records: Vec<RecordView>,
+}
+
+impl BatchView {
+    /// The place behind it.
+    pub fn end(&self) -> Pos {
+        Pos(self.pos.0 + u64::from(self.header.length))
+    }
+
+    /// The place of a record's payload.
+    pub fn place(&self, record: &RecordView) -> Pos {
+        Pos(self.pos.0 + u64::from(record.entry.place))
+    }
+
+    /// Wall time of a record, ns.
+    pub fn wall(&self, record: &RecordView) -> i64 {
+        self.header.wall.wrapping_add(i64::from(record.entry.delta))
+    }
+}
+
+/// A record's payload, checked.
+#[derive(Clone, Debug)]
+pub struct StoredRecord {
+    /// The record.
+    pub view: RecordView,
+    /// Its payload, decoded: as long as the record says.
+    pub payload: Vec<u8>,
+}
+
+impl Log {
+    fn segment_at(&self, pos: Pos) -> Option<Arc<Segment>> {
+        let state = self.state.lock();
+        let (_, segment) = state.segments.range(..=pos).next_back()?;
+        (pos.0 < segment.info.start.0 + segment.info.bytes).then(|| segment.clone())
+    }
+
+    /// Fills `buf` with part of a payload: the payload lies at `pos`, has `stored` bytes and crc `crc`; the part
+    /// begins `skip` bytes into it. The crc is checked.
+    ///
+    /// # Errors
+    /// `Damaged` if the bytes are not what was written, also when read past the page cache; `NotFound` if the
+    /// segment is gone.
+    pub fn read_payload(&self, pos: Pos, stored: u64, crc: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
+        let segment = self.segment_at(pos).ok_or_else(|| gone(pos))?;
+        if crc_list_len(stored as u32) > 0 {
+            return self.read_long(&segment, pos, stored, skip, buf);
+        }
+        let whole = skip == 0 && buf.len() as u64 == stored;
+        let mut payload = if whole { Vec::new() } else { vec![0; stored as usize] };
+        let target = if whole { &mut *buf } else { &mut payload[..] };
+        segment.read(pos, target)?;
+        if crc32c::crc32c(target) != crc {
+            // The page cache may be older than a direct append: the medium decides.
+            segment.read_medium(pos, target)?;
+            if crc32c::crc32c(target) != crc {
+                return Err(segment.damaged("payload isn't what was written", pos));
+            }
+        }
+        if !whole {
+            buf.copy_from_slice(&payload[skip as usize..skip as usize + buf.len()]);
+        }
+        Ok(())
+    }
+
+    /// Payloads over one block are checked block by block, with the list in their batch's table.
+    fn read_long(&self, segment: &Segment, pos: Pos, stored: u64, skip: u64, buf: &mut [u8]) -> Result<()> {
+        let first = skip / BLOCK * BLOCK;
+        let last = (skip + buf.len() as u64).next_multiple_of(BLOCK).min(stored);
+        let mut window = vec![0; (last - first) as usize];
+        let crcs = self.block_crcs(segment, pos)?;
+        for attempt in 0..2 {
+            let at = Pos(pos.0 + first);
+            if attempt == 0 {
+                segment.read(at, &mut window)?
+            } else {
+                segment.read_medium(at, &mut window)?
+            };
+            let bad = window
+                .chunks(BLOCK as usize)
+                .zip(&crcs[(first / BLOCK) as usize..])
+                .position(|(block, crc)| crc32c::crc32c(block) != *crc);
+            match bad {
+                None => {
+                    let from = (skip - first) as usize;
+                    buf.copy_from_slice(&window[from..from + buf.len()]);
+                    return Ok(());
+                }
+                Some(block) if attempt == 1 => {
+                    let at = Pos(pos.0 + first + block as u64 * BLOCK);
+                    return Err(segment.damaged("payload isn't what was written", at));
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The crc list of the payload at `pos`. Its batch begins at most a table before it, at a block.
+    fn block_crcs(&self, segment: &Segment, pos: Pos) -> Result<Vec<u32>> {
+        let floor = segment.info.first_batch();
+        let mut at = Pos(segment.info.start.0 + (pos.0 - segment.info.start.0) / BLOCK * BLOCK);
+        // Batches are at most 4 MiB long: the header is found walking back block by block.
+        for _ in 0..(4 << 20) / BLOCK {
+            if let Some(batch) = self.try_batch(segment, at)?
+                && let Some(record) = batch.records.iter().find(|r| batch.place(r) == pos)
+            {
+                return Ok(record.blocks.clone());
+            }
+            if at.0 < floor.0 + BLOCK {
+                break;
+            }
+            at = Pos(at.0 - BLOCK);
+        }
+        Err(segment.damaged("the batch of a payload can't be read", pos))
+    }
+
+    fn try_batch(&self, segment: &Segment, pos: Pos) -> Result<Option<BatchView>> {
+        for attempt in 0..2 {
+            let read = |at: Pos, buf: &mut [u8]| {
+                if attempt == 0 { segment.read(at, buf) } else { segment.read_medium(at, buf) }
+            };
+            if let Some(view) = decode_batch(segment, pos, read)? {
+                return Ok(Some(view));
+            }
+            let mut magic = [0; BATCH_HEADER_BYTES];
+            read(pos, &mut magic)?;
+            if BatchHeader::decode(&magic).is_none_or(|h| h.life != segment.info.life) {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The batch that begins at `pos`, or at the first batch behind it if `pos` lies in a header or behind the
+    /// end of a segment. `None` behind the last.
+    ///
+    /// # Errors
+    /// `Damaged` if a batch that was appended can't be read; `NotFound` if the segment at `pos` was freed.
+    pub fn batch_at(&self, pos: Pos) -> Result<Option<BatchView>> {
+        let (segment, pos) = {
+            let state = self.state.lock();
+            let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| pos < s.info.end);
+            let segment = match here {
+                Some(segment) => Some(segment),
+                None => {
+                    state.segments.range(pos..).map(|(_, s)| s).find(|s| s.info.end > s.info.first_batch())
+                }
+            };
+            let Some(segment) = segment else { return Ok(None) };
+            (segment.clone(), pos.max(segment.info.first_batch()))
+        };
+        if pos >= segment.info.end {
+            return Ok(None);
+        }
+        match self.try_batch(&segment, pos)? {
+            Some(view) => Ok(Some(view)),
+            None => Err(segment.damaged("batch isn't what was written", pos)),
+        }
+    }
+
+    /// The payload of a record of a batch, decoded and checked.
+    pub fn payload(&self, batch: &BatchView, record: &RecordView) -> Result<Vec<u8>> {
+        let e = &record.entry;
+        match e.codec {
+            Codec::Zeros => Ok(vec![0; e.length as usize]),
+            Codec::Plain => {
+                let mut payload = vec![0; e.stored as usize];
+                if e.stored > 0 {
+                    self.read_payload(batch.place(record), u64::from(e.stored), e.crc, 0, &mut payload)?;
+                }
+                Ok(payload)
+            }
+            Codec::Zstd => Err(Error::new(Kind::Unsupported, "compressed payload in a log")),
+        }
+    }
+}
+
+/// Reads and checks header and table of a batch. `None` if nothing good lies there.
+pub(crate) fn decode_batch(
+    segment: &Segment,
+    pos: Pos,
+    mut read: impl FnMut(Pos, &mut [u8]) -> Result<()>,
+) -> Result<Option<BatchView>> {
+    let room = segment.info.start.0 + segment.info.bytes - pos.0;
+    if room < BLOCK {
+        return Ok(None);
+    }
+    let mut head = vec![0; BLOCK as usize];
+    read(pos, &mut head)?;
+    let Some(header) = BatchHeader::decode(&head) else { return Ok(None) };
+    if header.life != segment.info.life || u64::from(header.length) > room {
+        return Ok(None);
+    }
+    if header.head_bytes() > head.len() {
+        head.resize(header.head_bytes().next_multiple_of(BLOCK as usize), 0);
+        read(pos, &mut head)?;
+    }
+    let Some(header) = check_header(&head) else { return Ok(None) };
+    let records = parse_table(&header, &head)?;
+    Ok(Some(BatchView { pos, header, epoch: segment.info.epoch, records }))
+}
+
+fn gone(pos: Pos) -> Error {
+    Error::new(Kind::NotFound, "the segment of this place was freed").offset(pos.0)
+}
