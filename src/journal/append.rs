@@ -83,24 +83,25 @@ impl Log {
     ) -> Result<()> {
         let (places, length) = layout.places();
         let segment = self.room_for(state, u64::from(length))?;
-        if durability == Durability::Durable && self.durable() < segment.info.end {
+        if durability == Durability::Durable && self.durable() < segment.end() {
             // J5: a device with FUA persists a durable write alone and flushes nothing else.
             segment.direct()?.sync().inspect_err(|e| {
                 state.poisoned.get_or_insert_with(|| e.to_string());
             })?;
-            self.raise_durable(segment.info.end);
+            self.raise_durable(segment.end());
         }
-        let pos = segment.info.end;
+        let mut tail = segment.tail();
+        let pos = tail.end;
         let wall = records[0].wall;
         let mut header = BatchHeader {
-            life: segment.info.life,
+            life: segment.fixed.life,
             first_seq: state.next_seq,
             durable: self.durable(),
             wall,
             age,
             length,
             table: 0,
-            link: segment.info.last_crc,
+            link: tail.last_crc,
             records: 0,
             crc: 0,
         };
@@ -111,7 +112,7 @@ impl Log {
         state.scratch[..head.len()].copy_from_slice(&head);
         blank_gaps(&mut state.scratch, head.len(), &entries);
         let written = segment.direct().and_then(|f| {
-            f.write_at(&[IoSlice::new(&state.scratch)], pos.0 - segment.info.start.0, durability)
+            f.write_at(&[IoSlice::new(&state.scratch)], pos.0 - segment.fixed.start.0, durability)
         });
         if let Err(e) = written {
             out.truncate(first);
@@ -119,16 +120,15 @@ impl Log {
             return Err(e);
         }
         let end = Pos(pos.0 + u64::from(length));
-        let mut info = segment.info.clone();
         if state.batches == 0 {
-            info.first_wall = wall;
+            tail.first_wall = wall;
         }
-        info.end = end;
-        info.last_seq = entries.iter().rev().find(|e| e.kind.has_seq()).map_or(info.last_seq, |e| e.seq);
-        info.last_crc = header.crc;
-        info.last_wall = wall;
-        state.next_seq = info.last_seq.next().max(state.next_seq);
-        state.segments.insert(info.start, Arc::new(segment.with_info(info)));
+        tail.end = end;
+        tail.last_seq = entries.iter().rev().find(|e| e.kind.has_seq()).map_or(tail.last_seq, |e| e.seq);
+        tail.last_crc = header.crc;
+        tail.last_wall = wall;
+        state.next_seq = tail.last_seq.next().max(state.next_seq);
+        segment.set_tail(tail);
         state.batches += 1;
         if durability == Durability::Durable {
             self.raise_durable(end);
@@ -139,7 +139,7 @@ impl Log {
     fn room_for(&self, state: &mut State, length: u64) -> Result<Arc<Segment>> {
         let open = state.open.and_then(|at| state.segments.get(&at)).cloned();
         if let Some(segment) = open
-            && segment.info.end.0 + length <= segment.info.start.0 + segment.info.bytes
+            && segment.end().0 + length <= segment.fixed.start.0 + segment.fixed.bytes
         {
             return Ok(segment);
         }

@@ -128,7 +128,7 @@ impl Log {
     /// The place behind the last batch.
     pub fn end(&self) -> Pos {
         let state = self.state.lock();
-        state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.info.end)
+        state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.end())
     }
 
     /// The seq that the next record will have.
@@ -149,7 +149,7 @@ impl Log {
                 return Err(poisoned(why));
             }
             let Some(segment) = state.last.and_then(|at| state.segments.get(&at)) else { return Ok(Pos(0)) };
-            (segment.clone(), segment.info.end)
+            (segment.clone(), segment.end())
         };
         if self.durable() < end {
             segment.direct()?.sync().inspect_err(|e| self.poison(&e.to_string()))?;
@@ -193,15 +193,16 @@ impl Log {
     /// J3: sync, then the seal. The seal itself is a shortcut and needs no sync.
     pub(crate) fn close_open(&self, state: &mut State) -> Result<()> {
         let Some(segment) = state.open.and_then(|at| state.segments.get(&at)).cloned() else { return Ok(()) };
-        if self.durable() < segment.info.end {
+        let end = segment.end();
+        if self.durable() < end {
             segment.direct()?.sync().inspect_err(|e| {
                 state.poisoned.get_or_insert_with(|| e.to_string());
             })?;
-            self.raise_durable(segment.info.end);
+            self.raise_durable(end);
         }
         write_seal(&segment, state.batches, state.chain)?;
         let now = self.parts.clock.monotonic_ns();
-        let full = segment.info.end.0 + (1 << 20) >= segment.info.start.0 + segment.info.bytes;
+        let full = end.0 + (1 << 20) >= segment.fixed.start.0 + segment.fixed.bytes;
         state.large |= full && now.saturating_sub(state.opened_at) < 1_000_000_000;
         state.open = None;
         Ok(())
@@ -213,7 +214,7 @@ impl Log {
         let wanted = if state.large { SEGMENT_LARGE } else { SEGMENT_SMALL };
         let wanted = wanted.max((FIRST_BATCH + need).next_multiple_of(SEGMENT_SMALL));
         let (file, bytes) = self.take_file(state, wanted)?;
-        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| s.info.clone());
+        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| s.info());
         let header = SegmentHeader {
             store: self.identity.store,
             group: self.identity.group,
@@ -306,24 +307,24 @@ impl Log {
 
     /// Segments, oldest first; the open one last.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        self.state.lock().segments.values().map(|s| s.info.clone()).collect()
+        self.state.lock().segments.values().map(|s| s.info()).collect()
     }
 
     /// The open segment, if there is one.
     pub fn open_segment(&self) -> Option<SegmentInfo> {
         let state = self.state.lock();
-        state.open.and_then(|at| state.segments.get(&at)).map(|s| s.info.clone())
+        state.open.and_then(|at| state.segments.get(&at)).map(|s| s.info())
     }
 
     /// What a checkpoint says of this log: the scan begins with the last segment.
     pub fn checkpoint_state(&self) -> LogState {
         let state = self.state.lock();
-        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| &s.info);
+        let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| s.info());
         LogState {
             log: self.identity.log,
             durable: self.durable(),
-            scan_start: last.map_or(Pos(0), |l| l.start),
-            scan_life: last.map_or(0, |l| l.life),
+            scan_start: last.as_ref().map_or(Pos(0), |l| l.start),
+            scan_life: last.as_ref().map_or(0, |l| l.life),
             scan_chain: None,
             allocated: state.allocated,
             scan_seq: last.map_or(Seq(0), |l| Seq(l.first_seq.0 - 1)),
@@ -335,12 +336,7 @@ impl Log {
     pub fn write_list(&self) -> Result<()> {
         let segments = {
             let state = self.state.lock();
-            state
-                .segments
-                .values()
-                .filter(|s| Some(s.info.start) != state.last)
-                .map(|s| s.info.clone())
-                .collect()
+            state.segments.values().filter(|s| Some(s.fixed.start) != state.last).map(|s| s.info()).collect()
         };
         list::write(&*self.parts.storage, &self.parts.dir, segments)
     }
@@ -356,9 +352,9 @@ impl Log {
                 continue;
             }
             if let Some(segment) = state.segments.remove(start) {
-                freed += segment.info.bytes;
+                freed += segment.fixed.bytes;
                 if state.free.len() < 2 && Arc::strong_count(&segment) == 1 {
-                    state.free.push((segment.info.file.clone(), segment.info.bytes));
+                    state.free.push((segment.fixed.file.clone(), segment.fixed.bytes));
                 } else {
                     self.parts.storage.remove(segment.path())?;
                 }
@@ -372,8 +368,8 @@ impl Log {
         let segments = {
             let state = self.state.lock();
             let keep =
-                |s: &&Arc<Segment>| Some(s.info.start) != state.last && !starts.contains(&s.info.start);
-            state.segments.values().filter(keep).map(|s| s.info.clone()).collect()
+                |s: &&Arc<Segment>| Some(s.fixed.start) != state.last && !starts.contains(&s.fixed.start);
+            state.segments.values().filter(keep).map(|s| s.info()).collect()
         };
         list::write(&*self.parts.storage, &self.parts.dir, segments)
     }
@@ -381,7 +377,7 @@ impl Log {
     /// Bytes of all its files on the medium.
     pub fn bytes(&self) -> u64 {
         let state = self.state.lock();
-        state.segments.values().map(|s| s.info.bytes).sum::<u64>()
+        state.segments.values().map(|s| s.fixed.bytes).sum::<u64>()
             + state.free.iter().map(|f| f.1).sum::<u64>()
     }
 }
@@ -393,7 +389,7 @@ pub(crate) fn poisoned(why: &str) -> Error {
 
 /// Writes block 1 of a segment.
 pub(crate) fn write_seal(segment: &Segment, batches: u64, chain: Option<(Moment, [u8; 32])>) -> Result<()> {
-    let info = &segment.info;
+    let info = segment.info();
     let seal = SegmentSeal {
         life: info.life,
         end: info.end,

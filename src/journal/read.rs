@@ -51,7 +51,7 @@ impl Log {
     fn segment_at(&self, pos: Pos) -> Option<Arc<Segment>> {
         let state = self.state.lock();
         let (_, segment) = state.segments.range(..=pos).next_back()?;
-        (pos.0 < segment.info.start.0 + segment.info.bytes).then(|| segment.clone())
+        (pos.0 < segment.fixed.start.0 + segment.fixed.bytes).then(|| segment.clone())
     }
 
     /// Fills `buf` with part of a payload: the payload lies at `pos`, has `stored` bytes and crc `crc`; the part
@@ -117,8 +117,8 @@ impl Log {
 
     /// The crc list of the payload at `pos`. Its batch begins at most a table before it, at a block.
     fn block_crcs(&self, segment: &Segment, pos: Pos) -> Result<Vec<u32>> {
-        let floor = segment.info.first_batch();
-        let mut at = Pos(segment.info.start.0 + (pos.0 - segment.info.start.0) / BLOCK * BLOCK);
+        let floor = segment.fixed.first_batch();
+        let mut at = Pos(segment.fixed.start.0 + (pos.0 - segment.fixed.start.0) / BLOCK * BLOCK);
         // Batches are at most 4 MiB long: the header is found walking back block by block.
         for _ in 0..(4 << 20) / BLOCK {
             if let Some(batch) = self.try_batch(segment, at)?
@@ -144,7 +144,7 @@ impl Log {
             }
             let mut magic = [0; BATCH_HEADER_BYTES];
             read(pos, &mut magic)?;
-            if BatchHeader::decode(&magic).is_none_or(|h| h.life != segment.info.life) {
+            if BatchHeader::decode(&magic).is_none_or(|h| h.life != segment.fixed.life) {
                 return Ok(None);
             }
         }
@@ -159,17 +159,15 @@ impl Log {
     pub fn batch_at(&self, pos: Pos) -> Result<Option<BatchView>> {
         let (segment, pos) = {
             let state = self.state.lock();
-            let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| pos < s.info.end);
+            let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| pos < s.end());
             let segment = match here {
                 Some(segment) => Some(segment),
-                None => {
-                    state.segments.range(pos..).map(|(_, s)| s).find(|s| s.info.end > s.info.first_batch())
-                }
+                None => state.segments.range(pos..).map(|(_, s)| s).find(|s| s.end() > s.fixed.first_batch()),
             };
             let Some(segment) = segment else { return Ok(None) };
-            (segment.clone(), pos.max(segment.info.first_batch()))
+            (segment.clone(), pos.max(segment.fixed.first_batch()))
         };
-        if pos >= segment.info.end {
+        if pos >= segment.end() {
             return Ok(None);
         }
         match self.try_batch(&segment, pos)? {
@@ -201,14 +199,14 @@ pub(crate) fn decode_batch(
     pos: Pos,
     mut read: impl FnMut(Pos, &mut [u8]) -> Result<()>,
 ) -> Result<Option<BatchView>> {
-    let room = segment.info.start.0 + segment.info.bytes - pos.0;
+    let room = segment.fixed.start.0 + segment.fixed.bytes - pos.0;
     if room < BLOCK {
         return Ok(None);
     }
     let mut head = vec![0; BLOCK as usize];
     read(pos, &mut head)?;
     let Some(header) = BatchHeader::decode(&head) else { return Ok(None) };
-    if header.life != segment.info.life || u64::from(header.length) > room {
+    if header.life != segment.fixed.life || u64::from(header.length) > room {
         return Ok(None);
     }
     if header.head_bytes() > head.len() {
@@ -217,7 +215,7 @@ pub(crate) fn decode_batch(
     }
     let Some(header) = check_header(&head) else { return Ok(None) };
     let records = parse_table(&header, &head)?;
-    Ok(Some(BatchView { pos, header, epoch: segment.info.epoch, records }))
+    Ok(Some(BatchView { pos, header, epoch: segment.fixed.epoch, records }))
 }
 
 fn gone(pos: Pos) -> Error {

@@ -116,8 +116,8 @@ impl Log {
             state.next_seq = last.last_seq.next();
         } else if let Some((start, segment)) = state.segments.last_key_value() {
             state.last = Some(*start);
-            state.epoch = segment.info.epoch;
-            state.next_seq = segment.info.last_seq.next();
+            state.epoch = segment.fixed.epoch;
+            state.next_seq = segment.tail().last_seq.next();
         }
         if found.verdict == Verdict::Whole && !read_only {
             settle(&state)?;
@@ -133,8 +133,8 @@ fn settle(state: &State) -> Result<()> {
     let Some(segment) = state.last.and_then(|at| state.segments.get(&at)) else { return Ok(()) };
     segment.direct()?.sync()?;
     let mut block = vec![0; BLOCK as usize];
-    segment.read_medium(Pos(segment.info.start.0 + BLOCK), &mut block)?;
-    let sealed = SegmentSeal::decode(&block, segment.info.life).is_some_and(|s| s.end == segment.info.end);
+    segment.read_medium(Pos(segment.fixed.start.0 + BLOCK), &mut block)?;
+    let sealed = SegmentSeal::decode(&block, segment.fixed.life).is_some_and(|s| s.end == segment.end());
     if !sealed {
         write_seal(segment, 0, None)?;
     }
@@ -150,7 +150,7 @@ fn reuse(
     headers: &[(String, SegmentHeader)],
     used: &[String],
 ) -> Result<()> {
-    let live: Vec<&str> = state.segments.values().map(|s| s.info.file.as_str()).collect();
+    let live: Vec<&str> = state.segments.values().map(|s| s.fixed.file.as_str()).collect();
     let mut spare = Vec::new();
     for file in files.iter().filter(|f| !live.contains(&f.as_str()) && !used.contains(f)) {
         let path = parts.dir.join(file);
@@ -311,14 +311,14 @@ impl Scan<'_> {
 
     /// Blocks behind the stop may tell what was durable when they were written. Their link can't be checked.
     fn look_behind(&mut self, segment: &Segment, from: Pos) -> Result<()> {
-        let end = segment.info.start.0 + segment.info.bytes;
+        let end = segment.fixed.start.0 + segment.fixed.bytes;
         let mut window = Window::new(segment);
         let mut block = vec![0; BLOCK as usize];
         let mut at = from.0;
         while at < end {
             window.read(Pos(at), &mut block)?;
             if let Some(header) = BatchHeader::decode(&block)
-                && header.life == segment.info.life
+                && header.life == segment.fixed.life
                 && u64::from(header.length) <= end - at
             {
                 let mut head = block.clone();
@@ -351,7 +351,7 @@ impl<'a> Window<'a> {
     }
 
     fn read(&mut self, pos: Pos, buf: &mut [u8]) -> Result<()> {
-        let info = &self.segment.info;
+        let info = &self.segment.fixed;
         let offset = pos.0 - info.start.0;
         if offset + buf.len() as u64 > info.bytes {
             return Err(self.segment.damaged("a batch reaches behind its segment", pos));

@@ -3,6 +3,7 @@
 use crate::format::BLOCK;
 use crate::seam::{Access, AlignedBuf, File, Storage};
 use crate::vocab::{EpochId, Error, Kind, Pos, Result, Seq};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -46,9 +47,21 @@ impl SegmentInfo {
     }
 }
 
+/// What changes while a segment is appended to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    pub(crate) end: Pos,
+    pub(crate) last_seq: Seq,
+    pub(crate) last_crc: u32,
+    pub(crate) first_wall: i64,
+    pub(crate) last_wall: i64,
+}
+
 /// A segment that can be read, and by its appender written.
 pub(crate) struct Segment {
-    pub(crate) info: SegmentInfo,
+    /// What never changes; the rest is in `tail`.
+    pub(crate) fixed: SegmentInfo,
+    tail: Mutex<Tail>,
     path: PathBuf,
     storage: Arc<dyn Storage>,
     direct: OnceLock<Arc<dyn File>>,
@@ -58,24 +71,41 @@ pub(crate) struct Segment {
 impl Segment {
     pub(crate) fn new(storage: Arc<dyn Storage>, dir: &Path, info: SegmentInfo) -> Self {
         let path = dir.join(&info.file);
-        Self { info, path, storage, direct: OnceLock::new(), cached: OnceLock::new() }
+        let tail = Tail {
+            end: info.end,
+            last_seq: info.last_seq,
+            last_crc: info.last_crc,
+            first_wall: info.first_wall,
+            last_wall: info.last_wall,
+        };
+        let (direct, cached) = (OnceLock::new(), OnceLock::new());
+        Self { fixed: info, tail: Mutex::new(tail), path, storage, direct, cached }
     }
 
-    pub(crate) fn with_info(&self, info: SegmentInfo) -> Self {
-        let new = Self {
-            info,
-            path: self.path.clone(),
-            storage: self.storage.clone(),
-            direct: OnceLock::new(),
-            cached: OnceLock::new(),
-        };
-        if let Some(file) = self.direct.get() {
-            let _ = new.direct.set(file.clone());
+    pub(crate) fn tail(&self) -> Tail {
+        *self.tail.lock()
+    }
+
+    pub(crate) fn set_tail(&self, tail: Tail) {
+        *self.tail.lock() = tail;
+    }
+
+    /// The place behind its last batch.
+    pub(crate) fn end(&self) -> Pos {
+        self.tail.lock().end
+    }
+
+    /// All that is known of it now.
+    pub(crate) fn info(&self) -> SegmentInfo {
+        let t = self.tail();
+        SegmentInfo {
+            end: t.end,
+            last_seq: t.last_seq,
+            last_crc: t.last_crc,
+            first_wall: t.first_wall,
+            last_wall: t.last_wall,
+            ..self.fixed.clone()
         }
-        if let Some(file) = self.cached.get() {
-            let _ = new.cached.set(file.clone());
-        }
-        new
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -93,14 +123,14 @@ impl Segment {
 
     /// Reads `len` bytes at a place through the page cache.
     pub(crate) fn read(&self, pos: Pos, buf: &mut [u8]) -> Result<()> {
-        let got = self.cached()?.read_at(buf, pos.0 - self.info.start.0)?;
+        let got = self.cached()?.read_at(buf, pos.0 - self.fixed.start.0)?;
         self.whole(got, buf.len(), pos)
     }
 
     /// Reads past the page cache: after a crc was wrong, and in recovery.
     pub(crate) fn read_medium(&self, pos: Pos, buf: &mut [u8]) -> Result<()> {
-        let from = (pos.0 - self.info.start.0) / BLOCK * BLOCK;
-        let skip = (pos.0 - self.info.start.0 - from) as usize;
+        let from = (pos.0 - self.fixed.start.0) / BLOCK * BLOCK;
+        let skip = (pos.0 - self.fixed.start.0 - from) as usize;
         let mut window = AlignedBuf::zeroed((skip + buf.len()).next_multiple_of(BLOCK as usize));
         let got = self.direct()?.read_at(&mut window, from)?;
         self.whole(got.saturating_sub(skip).min(buf.len()), buf.len(), pos)?;
@@ -114,11 +144,11 @@ impl Segment {
         }
         Err(Error::new(Kind::Damaged, "segment file is shorter than it was made")
             .at(self.storage.shown(&self.path))
-            .offset(pos.0 - self.info.start.0))
+            .offset(pos.0 - self.fixed.start.0))
     }
 
     pub(crate) fn damaged(&self, what: impl Into<String>, pos: Pos) -> Error {
-        Error::new(Kind::Damaged, what).at(self.storage.shown(&self.path)).offset(pos.0 - self.info.start.0)
+        Error::new(Kind::Damaged, what).at(self.storage.shown(&self.path)).offset(pos.0 - self.fixed.start.0)
     }
 }
 
