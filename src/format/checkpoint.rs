@@ -1,6 +1,7 @@
 //! Checkpoint of a group: where recovery begins, what is durable, where the bases stand, how long the history is.
 //! Kept as JSON in two alternating slots ([`crate::format::encode_slot`]).
 
+use crate::format::Span;
 use crate::vocab::{DiskOrdinal, LogId, LogPlace, Moment, Pos, Seq};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ pub struct Checkpoint {
     pub history_lines: u64,
     /// crc32c of the last counted line; 0 for none.
     pub history_crc: u32,
+    /// Where the epochs lie, oldest first.
+    pub spans: Vec<Span>,
     /// Bases and floors.
     pub files: Vec<FileState>,
     /// Age clock, ns.
@@ -47,23 +50,14 @@ pub struct LogState {
     pub scan_seq: Seq,
 }
 
-/// Base and floor of one file.
+/// Base and floor of one file. A place means: everything before it on its path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// The file.
     pub disk: DiskOrdinal,
-    /// Where the newest round that ended left the base.
-    pub base: FileFloor,
+    /// Where the newest round that ended left the base. `None`: it is no moment yet (a copy that has not been
+    /// published).
+    pub base: Option<LogPlace>,
     /// Where the newest round that began will leave it.
-    pub floor: FileFloor,
-}
-
-/// A place that a base can stand at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileFloor {
-    /// Everything before this place of the path is in the base. `None`: the base is no moment yet (a copy
-    /// that has not been published).
-    pub place: Option<LogPlace>,
-    /// The moment that this is.
-    pub moment: Moment,
+    pub floor: Option<LogPlace>,
 }

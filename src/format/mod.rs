@@ -10,17 +10,19 @@ mod payload;
 mod record;
 mod segment;
 mod slot;
+mod span;
 
 pub use batch::{
     BATCH_HEADER_BYTES, BATCH_PAYLOAD_MAX, BatchHeader, BatchLayout, RecordView, check_header, crc_list_len,
     parse_table,
 };
-pub use checkpoint::{Checkpoint, FileFloor, FileState, LogState};
+pub use checkpoint::{Checkpoint, FileState, LogState};
 pub use history_line::{HistoryLine, LineError};
 pub use payload::{AddPayload, FileKind, RemovePayload, RenamePayload};
 pub use record::{FLAG_FLUSH, FLAG_JOINED, RECORD_BYTES, RecordEntry};
 pub use segment::{SegmentHeader, SegmentSeal};
 pub use slot::{SLOT_HEADER_BYTES, decode_slot, encode_slot};
+pub use span::{JumpSpan, Span};
 
 /// Block of a log, in bytes: headers, batches and aligned payloads begin at multiples of it.
 pub const BLOCK: u64 = 4096;

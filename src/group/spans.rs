@@ -1,0 +1,103 @@
+//! Where the epochs of a group lie in its logs: from spans and rows comes the path of a moment.
+//!
+//! P4. A span is a stretch of a log with records of one epoch, dense in seq. An epoch may have several: a target
+//!     goes on with one after it was a writer itself and took that back.
+//! P5. Spans are written with each checkpoint and extended by the scan. They outlive the segments, so that a path
+//!     can be named whose begin the base has swallowed.
+
+use crate::format::Span;
+use crate::history::{Table, TableError};
+use crate::index::{Interval, Path};
+use crate::vocab::{EpochId, Error, Kind, LogId, Moment, Pos, Result, Seq};
+use serde::{Deserialize, Serialize};
+
+/// All spans of a group, in the order in which they were begun.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Spans(pub Vec<Span>);
+
+impl Spans {
+    /// The span that holds the record of a moment in normal form.
+    pub fn of(&self, moment: Moment) -> Option<&Span> {
+        self.0.iter().rev().find(|s| {
+            let first = if s.jump.is_some() { s.last_seq } else { s.first_seq };
+            s.epoch == moment.epoch && first <= moment.seq && moment.seq <= s.last_seq
+        })
+    }
+
+    /// Notes that a batch was appended or found: extends the newest span or begins one.
+    pub fn extend(&mut self, log: LogId, epoch: EpochId, from: Pos, to: Pos, first: Seq, last: Seq) {
+        if let Some(s) = self.0.last_mut()
+            && s.log == log
+            && s.epoch == epoch
+            && s.jump.is_none()
+            && s.last_seq.next() == first
+        {
+            s.to = s.to.max(to);
+            s.last_seq = s.last_seq.max(last);
+            return;
+        }
+        if self.0.iter().any(|s| s.log == log && s.from <= from && to <= s.to) {
+            return; // the scan brings what the checkpoint already had
+        }
+        // A batch that the checkpoint's span covers in part was still growing when it was written.
+        if let Some(s) =
+            self.0.iter_mut().find(|s| s.log == log && s.epoch == epoch && s.from <= from && from <= s.to)
+        {
+            s.to = s.to.max(to);
+            s.last_seq = s.last_seq.max(last);
+            return;
+        }
+        self.0.push(Span { epoch, log, from, to, first_seq: first, last_seq: last, jump: None });
+    }
+
+    /// The path of a moment. `place_of` finds the place of a record (epoch and seq) that ends the path inside a
+    /// span; `open`: the moment is the live head, its last interval takes whatever comes.
+    ///
+    /// # Errors
+    /// `NotFound` for a moment that this site never had, or that lies inside a jump.
+    pub fn path(
+        &self,
+        table: &Table,
+        moment: Moment,
+        open: bool,
+        place_of: impl Fn(&Span, Seq) -> Result<Pos>,
+    ) -> Result<Path> {
+        let mut intervals = Vec::new();
+        let mut at = Some(table.norm(moment).map_err(named)?);
+        let mut newest = open;
+        while let Some(moment) = at {
+            if moment.seq == Seq(0) {
+                break;
+            }
+            let span = self.of(moment).ok_or_else(|| {
+                Error::new(Kind::NotFound, format!("no moment {moment} is held here"))
+                    .advice("`gaps` says where no moments exist")
+            })?;
+            let to = if newest {
+                Pos(u64::MAX)
+            } else if moment.seq == span.last_seq {
+                span.to
+            } else {
+                Pos(place_of(span, moment.seq)?.0 + 1)
+            };
+            newest = false;
+            intervals.push(Interval { log: span.log, from: span.from, to });
+            at = match &span.jump {
+                Some(jump) => jump.from.map(|m| table.norm(m)).transpose().map_err(named)?,
+                None => table
+                    .norm(Moment { epoch: span.epoch, seq: Seq(span.first_seq.0 - 1) })
+                    .map(Some)
+                    .map_err(named)?,
+            };
+        }
+        intervals.reverse();
+        if let Some(first) = intervals.first_mut() {
+            first.from = Pos(0); // so that a base that has nothing yet lies on every path
+        }
+        Ok(Path::new(intervals))
+    }
+}
+
+fn named(error: TableError) -> Error {
+    Error::new(Kind::NotFound, error.to_string())
+}
