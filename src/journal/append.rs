@@ -1,6 +1,7 @@
 //! Appending: records in, one aligned batch (or several) out.
 
 use crate::format::{BatchHeader, BatchLayout, FLAG_JOINED, RecordEntry, crc_list_len};
+use crate::journal::left_out;
 use crate::journal::log::{Log, State, poisoned};
 use crate::journal::segment::Segment;
 use crate::seam::Durability;
@@ -83,7 +84,10 @@ impl Log {
     ) -> Result<()> {
         let (places, length) = layout.places();
         let segment = self.room_for(state, u64::from(length))?;
-        if durability == Durability::Durable && self.durable() < segment.end() {
+        if durability == Durability::Durable
+            && self.durable() < segment.end()
+            && !left_out("J5: sync when going to durable appends")
+        {
             // J5: a device with FUA persists a durable write alone and flushes nothing else.
             segment.direct()?.sync().inspect_err(|e| {
                 state.poisoned.get_or_insert_with(|| e.to_string());
@@ -96,7 +100,7 @@ impl Log {
         let mut header = BatchHeader {
             life: segment.fixed.life,
             first_seq: state.next_seq,
-            durable: self.durable(),
+            durable: if left_out("J4: durable mark in batches") { Pos(0) } else { self.durable() },
             wall,
             age,
             length,
@@ -105,15 +109,19 @@ impl Log {
             records: 0,
             crc: 0,
         };
-        state.scratch.resize_dirty(length as usize);
+        let room = length as usize;
+        if state.scratch.len() < room {
+            state.scratch.resize(room);
+        }
+        let scratch = &mut state.scratch[..room];
         let first = out.len();
-        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, &mut state.scratch, out);
+        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, scratch, out);
         let head = header.encode(&entries, &lists);
-        state.scratch[..head.len()].copy_from_slice(&head);
-        blank_gaps(&mut state.scratch, head.len(), &entries);
-        let written = segment.direct().and_then(|f| {
-            f.write_at(&[IoSlice::new(&state.scratch)], pos.0 - segment.fixed.start.0, durability)
-        });
+        scratch[..head.len()].copy_from_slice(&head);
+        blank_gaps(scratch, head.len(), &entries);
+        let written = segment
+            .direct()
+            .and_then(|f| f.write_at(&[IoSlice::new(scratch)], pos.0 - segment.fixed.start.0, durability));
         if let Err(e) = written {
             out.truncate(first);
             state.poisoned.get_or_insert_with(|| e.to_string());

@@ -27,7 +27,27 @@ mod segment;
 pub use append::{Appended, NewRecord};
 pub use checkpoint_file::CheckpointFile;
 pub use history_file::HistoryFile;
-pub use log::{Log, LogIdentity, LogParts};
+pub use log::{Log, LogIdentity, LogParts, SEGMENT_BYTES};
 pub use read::{BatchView, StoredRecord};
 pub use recover::{Found, Recovered, Verdict};
 pub use segment::SegmentInfo;
+
+/// Whether a test runs without this rule, to show that it is caught. Never outside tests.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) fn left_out(_rule: &str) -> bool {
+    false
+}
+
+#[cfg(test)]
+thread_local! {
+    pub(crate) static LEFT_OUT: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+#[cfg(test)]
+pub(crate) fn left_out(rule: &str) -> bool {
+    LEFT_OUT.with_borrow(|rules| rules.contains(&rule))
+}
+
+#[cfg(test)]
+mod tests;

@@ -159,17 +159,12 @@ impl Log {
     pub fn batch_at(&self, pos: Pos) -> Result<Option<BatchView>> {
         let (segment, pos) = {
             let state = self.state.lock();
-            let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| pos < s.end());
-            let segment = match here {
-                Some(segment) => Some(segment),
-                None => state.segments.range(pos..).map(|(_, s)| s).find(|s| s.end() > s.fixed.first_batch()),
-            };
+            let holds = |s: &Segment| s.end() > pos.max(s.fixed.first_batch());
+            let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| holds(s));
+            let segment = here.or_else(|| state.segments.range(pos..).map(|(_, s)| s).find(|s| holds(s)));
             let Some(segment) = segment else { return Ok(None) };
             (segment.clone(), pos.max(segment.fixed.first_batch()))
         };
-        if pos >= segment.end() {
-            return Ok(None);
-        }
         match self.try_batch(&segment, pos)? {
             Some(view) => Ok(Some(view)),
             None => Err(segment.damaged("batch isn't what was written", pos)),

@@ -8,10 +8,10 @@
 //! batch before, and its crc right; above d of the checkpoint also every payload's.
 
 use crate::format::{BLOCK, BatchHeader, LogState, SegmentHeader, SegmentSeal, check_header};
-use crate::journal::list;
 use crate::journal::log::{Log, LogIdentity, LogParts, State, write_seal};
 use crate::journal::read::{BatchView, decode_batch};
 use crate::journal::segment::{FIRST_BATCH, Segment, SegmentInfo};
+use crate::journal::{left_out, list};
 use crate::seam::AlignedBuf;
 use crate::vocab::{Codec, Error, Kind, Pos, Result, Seq};
 use std::sync::Arc;
@@ -79,10 +79,11 @@ impl Log {
             }
             Err(e) => return Err(e),
         };
-        let known: Vec<&str> =
-            listed.iter().filter(|s| s.life != from.scan_life).map(|s| s.file.as_str()).collect();
+        // A list newer than the checkpoint (the power failed between the two) also has what the scan finds.
+        let listed: Vec<SegmentInfo> = listed.into_iter().filter(|s| s.start < from.scan_start).collect();
+        let known: Vec<&str> = listed.iter().map(|s| s.file.as_str()).collect();
         let headers = read_headers(&parts, &identity, files.iter().filter(|f| !known.contains(&f.as_str())))?;
-        for info in listed.iter().filter(|s| s.life != from.scan_life && s.start < from.scan_start) {
+        for info in &listed {
             let segment = Segment::new(parts.storage.clone(), &parts.dir, info.clone());
             state.segments.insert(info.start, Arc::new(segment));
         }
@@ -95,7 +96,11 @@ impl Log {
             state.allocated = state.allocated.max(Pos(h.1.start.0 + h.1.bytes));
         }
         // An empty log has nothing to lose; else all evidence must lie at or below the cut.
-        if (chain.is_empty() && from.scan_life != 0) || cut < evidence {
+        let went_back = left_out("J4: the mark is a place") && {
+            let seqs = found.batches.iter().map(|b| b.header.first_seq);
+            seqs.clone().max() > seqs.last()
+        };
+        if (chain.is_empty() && from.scan_life != 0) || cut < evidence || went_back {
             let why = if chain.is_empty() {
                 "the segment that the checkpoint begins with is gone or its header can't be read".to_owned()
             } else {
@@ -118,6 +123,10 @@ impl Log {
             state.last = Some(*start);
             state.epoch = segment.fixed.epoch;
             state.next_seq = segment.tail().last_seq.next();
+        }
+        if left_out("J2: never append to a segment of another process") {
+            state.open = state.last;
+            state.batches = 1;
         }
         if found.verdict == Verdict::Whole && !read_only {
             settle(&state)?;
@@ -274,7 +283,8 @@ impl Scan<'_> {
                 break;
             };
             let h = &batch.header;
-            let follows = h.first_seq == info.last_seq.next() && h.link == info.last_crc;
+            let linked = h.link == info.last_crc || left_out("link to the batch before");
+            let follows = h.first_seq == info.last_seq.next() && linked;
             if !follows || batch.end() > limit {
                 break;
             }
@@ -363,7 +373,7 @@ impl<'a> Window<'a> {
             let length = Self::STEP
                 .max((offset - self.at + buf.len() as u64).next_multiple_of(BLOCK))
                 .min(info.bytes - self.at);
-            self.bytes.resize_dirty(length as usize);
+            self.bytes.resize(length as usize);
             let got = self.segment.direct()?.read_at(&mut self.bytes, self.at)?;
             if got < self.bytes.len() {
                 self.bytes[got..].fill(0); // a file cut short has nothing good there
