@@ -97,8 +97,8 @@ impl Log {
         }
         // An empty log has nothing to lose; else all evidence must lie at or below the cut.
         let went_back = left_out("J4: the mark is a place") && {
-            let seqs = found.batches.iter().map(|b| b.header.first_seq);
-            seqs.clone().max() > seqs.last()
+            let mut seqs = found.batches.iter().map(|b| b.header.first_seq);
+            seqs.clone().max() > seqs.next_back()
         };
         if (chain.is_empty() && from.scan_life != 0) || cut < evidence || went_back {
             let why = if chain.is_empty() {
