@@ -4,3 +4,5 @@
 
 mod layers;
 mod pages;
+mod link;
+mod support;
