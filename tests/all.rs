@@ -3,6 +3,4 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod layers;
-mod link;
 mod pages;
-mod support;

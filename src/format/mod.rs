@@ -6,8 +6,10 @@
 mod batch;
 mod checkpoint;
 mod history_line;
+pub mod index_page;
 mod payload;
 mod record;
+pub mod run;
 mod segment;
 mod slot;
 mod span;

@@ -4,8 +4,33 @@
 //! record of a log, keyed by the place of its payload ([`Entry`]). A *path* ([`Path`]) says which versions a
 //! moment sees and in which order they count: the later interval first, in it the higher position.
 
+mod batches;
+mod cache;
+mod catalog;
+mod chains;
+mod group_index;
+mod lookup;
+mod memory;
+mod merge;
+mod open_map;
 mod path;
+mod pieces;
+mod region;
+mod run;
+mod run_writer;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod touched;
 mod types;
 
+pub use crate::format::run::BatchRow;
+pub use batches::BatchAtTime;
+pub use cache::CacheBudget;
+pub use catalog::LostRun;
+pub use group_index::{Index, IndexStats, SegmentMeta};
+pub use merge::{MERGE_RUNS, MergeProgress};
+pub use open_map::OPEN_PIECES_MAX;
 pub use path::{Interval, Path, PathId};
+pub use scan::Scan;
 pub use types::{Content, Entry, Extent, Source};

@@ -93,17 +93,25 @@ impl Path {
     /// The path above an anchor at this moment: what lies before `end` is left to the anchor. `end` is the end
     /// of the moment in its log, exclusive. `None` if that moment doesn't lie on the path.
     pub fn above(&self, log: LogId, end: Pos) -> Option<Self> {
-        let number =
-            self.whole.intervals.iter().rposition(|i| i.log == log && i.from <= end && end <= i.to)?;
-        let cut = (number as u32, end).max(self.cut);
+        let cut = (self.place_of(log, end)? as u32, end).max(self.cut);
         Some(Self { whole: Arc::clone(&self.whole), cut })
+    }
+
+    /// The number of the interval in which a moment ends. Its last record lies before `end`, so the end of one
+    /// interval is not the start of another; a start is taken only for a moment without a record.
+    fn place_of(&self, log: LogId, end: Pos) -> Option<usize> {
+        let intervals = &self.whole.intervals;
+        let ends = |i: &Interval| i.log == log && i.from < end && end <= i.to;
+        intervals
+            .iter()
+            .position(ends)
+            .or_else(|| intervals.iter().position(|i| i.log == log && i.from == end))
     }
 
     /// The path of an earlier moment on this one, which ends at `end`, exclusive; keeps the cut. `None` if
     /// that moment doesn't lie on the path.
     pub fn until(&self, log: LogId, end: Pos) -> Option<Self> {
-        let number =
-            self.whole.intervals.iter().position(|i| i.log == log && i.from <= end && end <= i.to)?;
+        let number = self.place_of(log, end)?;
         let mut kept: Vec<Interval> = self.whole.intervals[..=number].to_vec();
         kept[number].to = end;
         Some(Self { cut: self.cut, ..Self::new(kept) })
@@ -114,13 +122,18 @@ impl Path {
         self.above_cut().find(|(_, interval)| interval.has(log, pos)).map(|(number, _)| number)
     }
 
+    /// Where the cut is: number of the interval, position.
+    pub(super) fn cut(&self) -> (u32, Pos) {
+        self.cut
+    }
+
     /// Whether a version of this interval number and position lies above the cut.
-    pub fn is_above_cut(&self, number: u32, pos: Pos) -> bool {
+    pub(super) fn is_above_cut(&self, number: u32, pos: Pos) -> bool {
         (number, pos) >= self.cut
     }
 
     /// The same path without its cut.
-    pub fn uncut(&self) -> Self {
+    pub(super) fn uncut(&self) -> Self {
         Self { whole: Arc::clone(&self.whole), cut: (0, Pos(0)) }
     }
 
@@ -181,6 +194,15 @@ mod tests {
         let all: Vec<_> = path().above(B, Pos(60)).unwrap().above_cut().collect();
         assert_eq!(all, [(2, interval(A, 150, 300))]);
         assert_eq!(path().above(A, Pos(120)), None, "not on the path");
+    }
+
+    #[test]
+    fn a_moment_before_a_jump_is_not_the_one_behind_it() {
+        let jumped = Path::new([interval(A, 0, 100), interval(B, 0, 60), interval(A, 100, 300)]);
+        let before = jumped.above(A, Pos(100)).unwrap();
+        assert_eq!(before.rank(B, Pos(0)), Some(1), "what the jump brought is above the moment that it left");
+        assert_eq!(jumped.until(A, Pos(100)).unwrap().rank(B, Pos(0)), None);
+        assert_eq!(jumped.above(B, Pos(60)).unwrap().rank(B, Pos(59)), None);
     }
 
     #[test]

@@ -2,16 +2,7 @@
 
 use crate::vocab::{DiskOrdinal, LogId, Pos};
 
-/// What a version says of its range.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub enum Content {
-    /// The bytes of its payload.
-    Data,
-    /// Zeros, and the room stays allocated.
-    Zero,
-    /// Zeros, and the room may be given back.
-    Discard,
-}
+pub use crate::format::index_page::Content;
 
 /// One version: a content record of a log.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
