@@ -43,6 +43,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
+    name: Option<&'static str>,
     what: String,
     path: Option<PathBuf>,
     offset: Option<u64>,
@@ -53,7 +54,7 @@ pub struct Error {
 impl Error {
     /// An error of this kind; `what` says what was tried or found, without a full stop.
     pub fn new(kind: Kind, what: impl Into<String>) -> Self {
-        Self { kind, what: what.into(), path: None, offset: None, source: None, advice: None }
+        Self { kind, name: None, what: what.into(), path: None, offset: None, source: None, advice: None }
     }
 
     /// An error of the operating system, met while doing `what`.
@@ -65,6 +66,19 @@ impl Error {
             _ => Kind::Io,
         };
         Self { source: Some(source), ..Self::new(kind, what) }
+    }
+
+    /// A refusal with a name that stays the same over versions, so that scripts, tests and the page of
+    /// remedies can refer to it: lower case, hyphens, shown before the text.
+    pub fn refused(name: &'static str, what: impl Into<String>) -> Self {
+        Self::new(Kind::Refused, what).named(name)
+    }
+
+    /// Gives the refusal a name (see [`Error::refused`]).
+    #[must_use]
+    pub fn named(mut self, name: &'static str) -> Self {
+        self.name = Some(name);
+        self
     }
 
     /// Adds the path.
@@ -93,6 +107,11 @@ impl Error {
         self.kind
     }
 
+    /// The name of the refusal, if it has one.
+    pub fn name(&self) -> Option<&'static str> {
+        self.name
+    }
+
     /// The errno to answer with: the system's own where there is one.
     pub fn errno(&self) -> i32 {
         if let Some(errno) = self.source.as_ref().and_then(std::io::Error::raw_os_error) {
@@ -116,6 +135,9 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(name) = self.name {
+            write!(f, "{name}: ")?;
+        }
         f.write_str(&self.what)?;
         if let Some(path) = &self.path {
             write!(f, ": {}", path.display())?;
@@ -170,5 +192,12 @@ mod tests {
         let text = e.to_string();
         assert!(text.starts_with("can't append: /srv/store/seg-1 at offset 4096: "), "{text}");
         assert!(text.ends_with(". Free some space"), "{text}");
+    }
+
+    #[test]
+    fn a_refusal_shows_its_name_first() {
+        let e = Error::refused("name-taken", "`web01` exists there").advice("Choose another with as=<name>");
+        assert_eq!((e.kind(), e.name(), e.errno()), (Kind::Refused, Some("name-taken"), 1));
+        assert_eq!(e.to_string(), "name-taken: `web01` exists there. Choose another with as=<name>");
     }
 }
