@@ -2,6 +2,7 @@
 //!
 //! Nothing here acts: facts come in as arguments, decisions, refusals and words go out.
 
+pub mod admission;
 mod command;
 pub mod control;
 pub mod health;
@@ -11,6 +12,7 @@ mod points;
 pub mod policy;
 pub mod preconditions;
 mod refusal;
+pub mod report;
 mod state;
 mod table;
 mod units;
