@@ -102,7 +102,7 @@ fn expected(expect: &Expect, situation: &Situation) -> Result<(), Refused> {
     if let Some((epoch, seq)) = &expect.head {
         let same = |head: Moment| head.seq.0 == *seq && epoch.matches(head.epoch);
         if !situation.head.is_some_and(same) {
-            let is = situation.head.map_or("none".to_owned(), |head| moment_name(head));
+            let is = situation.head.map_or("none".to_owned(), moment_name);
             return differs(format!("the head @{}-{seq}", epoch.as_str()), is);
         }
     }
