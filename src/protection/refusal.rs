@@ -267,7 +267,7 @@ impl From<Refused> for Error {
             errno::ESTALE => Kind::Stale,
             _ => Kind::Refused,
         };
-        Self::new(kind, format!("{}: {}", refused.refusal, refused.message())).advice(refused.remedy())
+        Self::new(kind, refused.message()).named(refused.refusal.name()).advice(refused.remedy())
     }
 }
 

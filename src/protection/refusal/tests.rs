@@ -47,7 +47,9 @@ fn errno_follows_the_kind_of_refusal() {
     assert_eq!(is(Refusal::NotDurable), "EIO");
     assert_eq!(is(Refusal::WrongSite), "EPERM");
     for refusal in Refusal::ALL.iter().filter(|r| **r != Refusal::TooLong) {
-        assert_eq!(Error::from(refusal.plain()).errno(), refusal.errno(), "{refusal}");
+        let error = Error::from(refusal.plain());
+        assert_eq!((error.errno(), error.name()), (refusal.errno(), Some(refusal.name())));
+        assert!(error.to_string().starts_with(&format!("{refusal}: ")), "{error}");
     }
 }
 
