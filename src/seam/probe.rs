@@ -76,12 +76,19 @@ impl DirStorage {
         retry(|| rustix::fs::ftruncate(&file, 2 * SIZE)).map_err(probing)?;
         let hole = retry(|| rustix::fs::seek(&file, SeekFrom::Hole(0)));
         let copy = self.scratch(OFlags::empty()).map_err(probing)?;
+        let allocate = half(FallocateFlags::empty());
+        let name = match known {
+            // The older ones have the same number and no extents.
+            Some((_, "ext4", _)) if !allocate => "ext3".to_owned(),
+            Some((_, name, _)) => (*name).to_owned(),
+            None => format!("0x{magic:x}"),
+        };
         Ok(Probe {
-            filesystem: known.map_or_else(|| format!("0x{magic:x}"), |(_, name, _)| (*name).to_owned()),
+            filesystem: name,
             direct,
             punch,
             zero_range,
-            allocate: half(FallocateFlags::empty()),
+            allocate,
             reflink: rustix::fs::ioctl_ficlone(&copy, &file).is_ok(),
             seek_hole: hole.is_ok_and(|at| at <= SIZE),
             in_place: known.is_none_or(|(_, _, in_place)| *in_place),
@@ -126,6 +133,7 @@ impl Probe {
             ),
         );
         say(!self.direct, format!("{name} refuses O_DIRECT: the page cache is used instead"));
+        say(!self.allocate, format!("{name} can't allocate ahead: a full disk is noticed late"));
         say(!self.punch, format!("{name} can't punch holes: discarded ranges keep their room"));
         say(!self.seek_hole, format!("{name} doesn't report holes: sparse files are read as a whole"));
         out

@@ -112,6 +112,18 @@ impl SimDevice {
         true
     }
 
+    /// Lets a write of a dead process land that nobody saw begin: these bytes, as unsynced as any write. The
+    /// path is from the root of the disk. `NotFound` if there is no such file.
+    pub fn late_write(&self, path: impl AsRef<Path>, offset: u64, bytes: &[u8]) -> Result<()> {
+        let mut state = self.lock();
+        let path = path.as_ref();
+        let shown = path.display().to_string();
+        let found = state.names.find(names::ROOT, path).and_then(|node| node.ok_or(libc::ENOENT));
+        let node = found.map_err(|errno| state::failed(errno, "no late write", &shown))?;
+        state.change(node, content::Change::Write { offset, data: bytes.into() }, false);
+        Ok(())
+    }
+
     /// Changing calls so far. Run once without a crash to learn how many there are.
     pub fn operations(&self) -> u64 {
         self.lock().operations

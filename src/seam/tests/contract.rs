@@ -174,7 +174,10 @@ fn holes_are_zero_found_and_give_room_back() {
         assert!(s.space().unwrap().free > 0 && s.space().unwrap().free <= s.space().unwrap().total);
         let used = file.allocated().unwrap();
         file.allocate(1 << 30, 1 << 20).unwrap();
-        assert!(file.allocated().unwrap() >= used + (1 << 20) && file.len().unwrap() == 1 << 40);
+        assert_eq!(file.len().unwrap(), 1 << 40);
+        let got = file.allocated().unwrap();
+        // ext3 can't, and says so when it is probed.
+        assert!(got >= used + (1 << 20) || (got == used && !s.shown(p("")).starts_with("sim:")));
     });
 }
 

@@ -285,6 +285,11 @@ fn kill_keeps_the_cache() {
         assert!(device.land_late_write() && !device.land_late_write());
         assert!(content(&one, "a") == [vec![2; 50], vec![1; 50]].concat());
         one.kill();
+        device.late_write("one/a", 99, &[3; 2]).unwrap();
+        assert!(device.late_write("one/none", 0, &[3]).is_err());
+        one.restart();
+        assert_eq!(content(&one, "a")[98..], [1, 3, 3]);
+        one.kill();
         assert!(is_killed(&one.exists(p("a")).unwrap_err()));
         device.kill_at(1);
         other.sync().unwrap_err();
