@@ -1,0 +1,95 @@
+//! The program that mounts in these tests: this test binary itself, started with options in its environment.
+//! A worker is the same program again, so it comes to the same place.
+
+use super::passthrough::{Hook, Passthrough};
+use serde::{Deserialize, Serialize};
+use standbyfs::fuse::{MountOptions, run};
+use standbyfs::vocab::{Error, Kind, Result};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const OPTIONS: &str = "STANDBYFS_TEST_SERVER";
+/// What the test binary is called with to be a server.
+pub const ARGUMENTS: [&str; 4] = ["fuse::server::entry", "--exact", "--nocapture", "--test-threads=1"];
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerOptions {
+    pub mount: PathBuf,
+    /// The directory that is shown.
+    pub root: PathBuf,
+    /// A line a request, if set.
+    pub trace: Option<PathBuf>,
+    pub threads: usize,
+    pub background: bool,
+    pub allow_other: bool,
+    pub slow_writes_ms: Option<u64>,
+    pub retry_ms: u64,
+    pub busy_grace_ms: u64,
+    /// While this file is there no worker can start: it refuses with the text in it, or aborts if there is none.
+    pub refuse: PathBuf,
+    /// While this file is there a worker aborts at its first request.
+    pub poison: PathBuf,
+}
+
+#[test]
+fn entry() {
+    let Ok(text) = std::env::var(OPTIONS) else { return };
+    let options: ServerOptions = serde_json::from_str(&text).unwrap();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let code = match serve(&options) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("failed: {error}");
+            1
+        }
+    };
+    std::process::exit(code);
+}
+
+fn serve(options: &ServerOptions) -> Result<()> {
+    let mut mount = MountOptions::new(&options.mount);
+    mount.threads = options.threads;
+    mount.background = options.background;
+    mount.allow_other = options.allow_other;
+    mount.retry_after = Duration::from_millis(options.retry_ms);
+    mount.busy_grace = Duration::from_millis(options.busy_grace_ms);
+    run(&mount, |context| {
+        if let Ok(text) = std::fs::read_to_string(&options.refuse) {
+            if text.is_empty() {
+                std::process::abort();
+            }
+            return Err(Error::new(Kind::Refused, text));
+        }
+        let hook = hook(options, context.start);
+        let mut namespace = Passthrough::new(&options.root, context.table.clone(), hook);
+        namespace.slow_writes = options.slow_writes_ms.map(Duration::from_millis);
+        Ok(Arc::new(namespace))
+    })
+}
+
+fn hook(options: &ServerOptions, start: u64) -> Option<Hook> {
+    let trace = options.trace.as_ref().map(|path| open_trace(path));
+    let poison = options.poison.clone();
+    let traced = trace.is_some();
+    (traced || poison.exists()).then(|| {
+        let hook: Hook = Arc::new(move |operation, request, about| {
+            if poison.exists() {
+                std::process::abort();
+            }
+            if let Some(mut trace) = trace.as_ref() {
+                let again = if request.resent { " again" } else { "" };
+                // One write a line: lines of several threads and workers don't mix.
+                let line = format!("{start} {operation}{again} {about}\n");
+                trace.write_all(line.as_bytes()).unwrap();
+            }
+        });
+        hook
+    })
+}
+
+fn open_trace(path: &Path) -> File {
+    File::options().append(true).create(true).open(path).unwrap()
+}
