@@ -38,7 +38,7 @@ pub fn bequeath(
     let [d, r, c] = numbers;
     let keeper = std::process::id();
     command.env(WORDS, format!("{keeper} {d} {r} {c} {start}")).env(POINT, point);
-    // SAFETY: between fork and exec only calls that are safe there: fcntl, sigmask, prctl.
+    // SAFETY: between fork and exec only calls that are safe there: fcntl and sigmask.
     unsafe {
         command.pre_exec(move || {
             for number in numbers {
@@ -47,7 +47,6 @@ pub fn bequeath(
                 }
             }
             super::signals::unblock_all();
-            super::signals::die_with_parent(libc::SIGKILL);
             Ok(())
         });
     }

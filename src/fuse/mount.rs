@@ -86,6 +86,15 @@ impl Mounted {
             self.gone = true;
             return Ok(());
         }
+        // The path leads to the topmost mount: that must be ours before it is used.
+        if let Some(top) = table_of_mounts::top(&self.point)?.filter(|top| top.id != self.id) {
+            return Err(Error::new(
+                Kind::Busy,
+                format!("can't unmount: a mount of type {} was put over this one", top.kind),
+            )
+            .at(&self.point)
+            .advice("Unmount that first"));
+        }
         if self.privileged {
             let mut flags = UnmountFlags::NOFOLLOW;
             flags.set(UnmountFlags::DETACH, how == Unmount::Lazy);
@@ -289,6 +298,8 @@ fn helper_failed(what: &str, point: &Path, stderr: &[u8]) -> Error {
         (Kind::Refused, "Add the line `user_allow_other` to /etc/fuse.conf, or mount without allow_other")
     } else if said.contains("busy") {
         (Kind::Busy, "Close the files in use there: lsof, fuser -vm")
+    } else if said.contains("/dev/fuse: Permission denied") {
+        (Kind::Refused, "Let users open the device, as udev does on most systems: chmod 666 /dev/fuse")
     } else if said.contains("/dev/fuse") || said.contains("fuse device") {
         (Kind::NotFound, "Load the module (modprobe fuse); in a container hand in the device")
     } else {

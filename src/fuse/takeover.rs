@@ -67,6 +67,8 @@ pub fn work(
     make: impl FnOnce(&WorkerContext) -> Result<Arc<dyn Namespace>>,
 ) -> Result<()> {
     signals::leave_to_the_keeper();
+    // Until it serves, this worker is of no use without its keeper. The kernel keeps this by thread.
+    signals::die_with_parent(libc::SIGKILL);
     abort_on_panic();
     protect_from_reclaim();
     let Inheritance { device, record, control, start, point } = inheritance;

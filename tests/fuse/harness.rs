@@ -35,6 +35,7 @@ pub fn until(what: &str, patience: Duration, mut condition: impl FnMut() -> bool
     }
 }
 
+const PREFIX: &str = "standbyfs-test-";
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A command that must succeed; its output.
@@ -67,7 +68,7 @@ pub fn options(dir: &Path) -> ServerOptions {
 }
 
 pub fn temp() -> TempDir {
-    let dir = tempfile::Builder::new().prefix("standbyfs-test").tempdir().unwrap();
+    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().unwrap();
     fs::create_dir(dir.path().join("mnt")).unwrap();
     fs::create_dir(dir.path().join("root")).unwrap();
     dir
@@ -200,8 +201,10 @@ impl Drop for Mount {
     }
 }
 
-/// Takes whatever is mounted at `point` out of the tree.
+/// Takes what a test has mounted at `point` out of the tree: in a test's own directory and nothing else. A
+/// test that gets a path wrong must not be able to unmount anything of the machine that it runs on.
 pub fn clear(point: &Path) {
+    assert!(point.starts_with(std::env::temp_dir()) && point.to_string_lossy().contains(PREFIX), "{point:?}");
     while is_mounted(point) {
         if rustix::mount::unmount(point, rustix::mount::UnmountFlags::DETACH).is_err() {
             break;
@@ -236,4 +239,63 @@ fn processes(choose: impl Fn(&[&str]) -> bool) -> Vec<u32> {
         }
     }
     found
+}
+
+/// A server in the background; ended with the test.
+pub struct Background {
+    pub output: Output,
+    /// None if it didn't start.
+    pub keeper: Option<u32>,
+    mount: PathBuf,
+}
+
+impl Background {
+    pub fn start(mut command: Command, options: &ServerOptions) -> Self {
+        require_fuse();
+        assert!(options.background);
+        let output = command.output().unwrap();
+        let mount = options.mount.clone();
+        Self { keeper: keeper_of(&mount), output, mount }
+    }
+
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.output.stderr).into_owned()
+    }
+
+    /// Ends it in order.
+    pub fn stop(self) {
+        let keeper = self.keeper.expect("it has not started");
+        unsafe { libc::kill(keeper as i32, libc::SIGTERM) };
+        until("the keeper ends", PATIENCE, || group(keeper).is_empty());
+        assert!(!is_mounted(&self.mount), "a mount is left");
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(keeper) = self.keeper {
+            unsafe { libc::kill(-(keeper as i32), libc::SIGKILL) };
+        }
+        clear(&self.mount);
+    }
+}
+
+/// The keeper of the mount at `point`, found by its worker's environment; it leads a group of its own.
+fn keeper_of(point: &Path) -> Option<u32> {
+    let word = format!("STANDBYFS_MOUNT_POINT={}", point.display());
+    let workers = processes(|_| true).into_iter().filter(|pid| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|variable| variable == word.as_bytes())
+    });
+    let keepers = workers.filter_map(|worker| {
+        let own = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+        let fields = |stat: String| -> Option<Vec<u32>> {
+            let (_, rest) = stat.rsplit_once(") ")?;
+            Some(rest.split(' ').skip(1).take(2).filter_map(|field| field.parse().ok()).collect())
+        };
+        // Parent and group of the worker are the keeper; a worker whose keeper has died has another parent.
+        let [parent, group] = fields(own(worker)?)?[..] else { return None };
+        (parent == group && parent > 1).then_some(parent)
+    });
+    keepers.collect::<Vec<_>>().first().copied()
 }

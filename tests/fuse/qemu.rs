@@ -13,15 +13,15 @@ fn tool(name: &str) {
 fn images_are_locked_as_on_a_local_filesystem() {
     tool("qemu-io");
     let mount = Mount::new();
-    let disk = mount.path("disk.raw").display().to_string();
-    sh(&format!("qemu-img create -f raw {disk} 16M"));
+    let disk = mount.path("disk.qcow2").display().to_string();
+    sh(&format!("qemu-img create -f qcow2 {disk} 16M"));
     let mut first = std::process::Command::new("qemu-io")
-        .args(["-f", "raw", &disk])
+        .args(["-f", "qcow2", &disk])
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    let second = || sh_output(&format!("qemu-io -f raw {disk} -c 'write 0 4k'"));
+    let second = || sh_output(&format!("qemu-io -f qcow2 {disk} -c 'write 0 4k'"));
     until("a second writer is refused", PATIENCE, || {
         String::from_utf8_lossy(&second().stderr).contains("lock")
     });
