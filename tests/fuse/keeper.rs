@@ -133,10 +133,12 @@ fn outcome(change: impl FnOnce(&mut super::server::ServerOptions)) -> (Output, b
     (output, mounted)
 }
 
+type Change = &'static dyn Fn(&mut super::server::ServerOptions);
+
 #[test]
 fn a_start_that_fails_says_why_and_leaves_no_mount() {
     for background in [false, true] {
-        let cases: [(&str, &dyn Fn(&mut super::server::ServerOptions)); 5] = [
+        let cases: [(&str, Change); 5] = [
             ("the store is damaged", &|o| fs::write(&o.refuse, "the store is damaged").unwrap()),
             ("died while it started", &|o| fs::write(&o.refuse, "").unwrap()),
             ("mkdir -p", &|o| fs::remove_dir(&o.mount).unwrap()),
