@@ -12,7 +12,7 @@ use super::MountOptions;
 use super::backoff::{Backoff, Next};
 use super::mount::{Mounted, Unmount};
 use super::record::MountRecord;
-use super::refuse::Refuser;
+use super::refuse::Refusing;
 use super::signals::Signals;
 use super::takeover::{DRAIN_MAX, word};
 use super::worker::{Program, Worker};
@@ -34,7 +34,7 @@ struct Keeper<'a> {
     worker: Option<Worker>,
     starts: u64,
     backoff: Backoff,
-    refuser: Option<Refuser>,
+    refuser: Option<Refusing>,
     /// When the next worker is started, while there is none.
     start_at: Option<Instant>,
     /// The end has begun: the worker's death is no accident.
@@ -203,7 +203,7 @@ impl<'a> Keeper<'a> {
                     again_in = ?wait,
                     "no worker stays alive: writes and flushes fail with ENOSPC, all else with EIO"
                 );
-                self.refuser.get_or_insert_with(|| Refuser::new(self.mounted.device()));
+                self.refuser.get_or_insert_with(|| Refusing::new(self.mounted.device()));
                 wait
             }
         };

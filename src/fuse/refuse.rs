@@ -11,11 +11,11 @@ use std::os::fd::OwnedFd;
 
 /// Refuses requests as long as it lives; no worker may read from the device meanwhile.
 #[derive(Debug)]
-pub struct Refuser {
+pub struct Refusing {
     buffer: Vec<u8>,
 }
 
-impl Refuser {
+impl Refusing {
     /// Begins: also what the last worker took and didn't answer is refused.
     pub fn new(device: &OwnedFd) -> Self {
         set_blocking(device, false);
