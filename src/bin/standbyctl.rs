@@ -1,3 +1,5 @@
-//! standbyctl.
+//! `standbyctl`: talks to a mount of standbyfs by its files.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    standbyfs::cli::standbyctl()
+}
