@@ -45,7 +45,15 @@ impl Control for Files {
                 other => break other.map(|_| ()),
             }
         };
-        let shown = read_whole(&file)?;
+        let shown = match (&written, read_whole(&file)) {
+            (_, Ok(shown)) => shown,
+            // The refusal is what counts.
+            (Err(_), Err(_)) => String::new(),
+            (Ok(()), Err(error)) => {
+                let what = format!("the command was accepted, but its answer can't be read: {error}");
+                return Err(io::Error::new(error.kind(), what));
+            }
+        };
         Ok(Exchange { written, shown })
     }
 }

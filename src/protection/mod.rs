@@ -28,3 +28,9 @@ pub use table::{Brings, Cell, Row, TABLE, admit, cell, page as states_page};
 pub use units::{
     WallTime, duration_text, file_time, parse_duration, parse_size, parse_time, size_text, text_time,
 };
+
+/// How many seeds a test runs: few by default, `full` of them with `STANDBYFS_BUDGET=full`.
+#[cfg(test)]
+pub(crate) fn seeds(short: u64, full: u64) -> std::ops::Range<u64> {
+    0..if std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full") { full } else { short }
+}

@@ -137,7 +137,9 @@ fn begin(
         Answer::Done(said) => {
             if json {
                 around.json(&json!({ "name": task.name, "outcome": "done", "says": said }))?;
-            } else if !said.is_empty() {
+            } else if said.is_empty() {
+                around.print(&format!("{}: done\n", task.name.unwrap_or("site")))?;
+            } else {
                 around.print(&format!("{said}\n"))?;
             }
             Ok(None)

@@ -104,7 +104,7 @@ const EVERY_FACT: &[Fact] = &[
 #[test]
 fn random_histories_never_write_behind_a_fence() {
     let mut reached = std::collections::BTreeSet::new();
-    for seed in 0..2000 {
+    for seed in crate::protection::seeds(2000, 1_000_000) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut facts = Facts::default();
         let mut frozen = false;
