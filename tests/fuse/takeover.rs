@@ -15,7 +15,13 @@ fn a_verifying_load_sees_no_error_while_workers_are_killed() {
     File::create(&disk).unwrap().set_len(64 << 20).unwrap();
     let mut fio = Command::new("fio")
         .args(["--name=verify", "--rw=randrw", "--bs=4k", "--direct=1", "--ioengine=libaio", "--iodepth=32"])
-        .args(["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=256", "--time_based"])
+        .args([
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_backlog=256",
+            "--verify_state_save=0",
+            "--time_based",
+        ])
         .args(["--output-format=json", &format!("--runtime={seconds}")])
         .arg(format!("--filename={}", disk.display()))
         .stdin(Stdio::null())
