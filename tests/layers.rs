@@ -123,7 +123,7 @@ fn room_of(file: &Path) -> Option<(usize, u8)> {
     ROOMS.iter().position(|(room, _)| *room == name).map(|at| (at, ROOMS[at].1))
 }
 
-fn sources() -> Vec<PathBuf> {
+pub fn sources() -> Vec<PathBuf> {
     rust_files(Path::new("src"))
 }
 

@@ -23,14 +23,10 @@ fn states() {
     same_as_page("docs/states.md", &states_page());
 }
 
-#[test]
-fn refusals() {
-    same_as_page("docs/refusals.md", &refusals_page());
-}
-
 /// R197: no name lacks its entry, no entry lacks a name, and each entry says all four things.
 #[test]
 fn each_refusal_has_one_entry() {
+    same_as_page("docs/refusals.md", &refusals_page());
     let page =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/refusals.md")).unwrap();
     let mut entries = page.split("\n## ");
@@ -44,4 +40,21 @@ fn each_refusal_has_one_entry() {
         names.push(name);
     }
     assert_eq!(names, Refusal::ALL.iter().map(|r| r.name()).collect::<Vec<_>>());
+}
+
+/// A name that the sources give to a refusal is one of the list, so that it has its entry too.
+#[test]
+fn no_refusal_is_made_up_elsewhere() {
+    let mut found = 0;
+    for file in super::layers::sources() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for before in ["refused(\"", ".named(\""] {
+            for rest in text.split(before).skip(1) {
+                let name = rest.split('"').next().unwrap();
+                found += 1;
+                assert!(name.parse::<Refusal>().is_ok(), "{}: `{name}` is no refusal", file.display());
+            }
+        }
+    }
+    assert!(found > 5, "{found}");
 }

@@ -122,9 +122,27 @@ words!(
         /// A built-in policy.
         PolicyImmutable = "policy-immutable",
         /// A site paired with itself.
-        SamePeer = "same-peer",
-        /// The token is too old, used, or of another site.
-        TokenRefused = "token-refused",
+        SelfPairing = "self-pairing",
+        /// No pairing token.
+        TokenMalformed = "token-malformed",
+        /// Older than five days.
+        TokenExpired = "token-expired",
+        /// Used by another site.
+        TokenUsed = "token-used",
+        /// Withdrawn.
+        TokenRevoked = "token-revoked",
+        /// Not one of the site that was dialled.
+        TokenUnknown = "token-unknown",
+        /// Its secret doesn't fit.
+        TokenWrong = "token-wrong",
+        /// The site that was dialled doesn't know this one.
+        NotPaired = "not-paired",
+        /// This site doesn't listen.
+        NotListening = "not-listening",
+        /// Two connections at once.
+        DuplicateConnection = "duplicate-connection",
+        /// A reason given by a peer under a name that isn't known here.
+        PeerRefused = "peer-refused",
         /// The peer's version can't be spoken with.
         VersionMismatch = "version-mismatch",
         /// A copy or an old backup of the peer answers.
