@@ -8,6 +8,7 @@ mod checkpoint;
 mod history_line;
 pub mod index_page;
 mod payload;
+pub mod range_log;
 mod record;
 pub mod run;
 mod segment;

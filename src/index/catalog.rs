@@ -52,7 +52,8 @@ pub(super) struct Found {
 
 /// Reads the directory, makes it if it isn't there, and clears what was left half done.
 pub(super) fn open(storage: &dyn Storage, dir: &Path, group: GroupId) -> Result<Found> {
-    storage.make_dir(dir)?;
+    make_dir(storage, dir)?;
+    let listless = !storage.exists(&dir.join(LIST))?;
     let (list, mut lost) = match read_list(storage, dir) {
         Ok(list) => (list, Vec::new()),
         Err(error) if error.kind() == Kind::Unsupported => return Err(error),
@@ -88,7 +89,9 @@ pub(super) fn open(storage: &dyn Storage, dir: &Path, group: GroupId) -> Result<
         if listed.is_none_or(covered) {
             storage.remove(&path)?;
         }
-        if !listed.is_some_and(covered) {
+        // One that isn't listed was replaced, or its segment has no run: the caller sees that by itself.
+        let matters = listed.map_or(listless || !lost.is_empty(), |l| !covered(l));
+        if matters {
             lost.push(LostRun { stretch: listed.map(|l| (l.log, l.from, l.to)), error });
         }
     }
@@ -98,6 +101,12 @@ pub(super) fn open(storage: &dyn Storage, dir: &Path, group: GroupId) -> Result<
         lost.push(LostRun { stretch: Some((listed.log, listed.from, listed.to)), error });
     }
     Ok(Found { runs: kept, lost, next })
+}
+
+/// Makes a directory, and its name durable.
+pub(super) fn make_dir(storage: &dyn Storage, dir: &Path) -> Result<()> {
+    storage.make_dir(dir)?;
+    dir.ancestors().skip(1).try_for_each(|above| storage.sync_dir(above))
 }
 
 /// C2: whether `other` holds all that `run` holds.

@@ -1,7 +1,9 @@
 //! Random schedules against a list of all versions, with rules left out as negative controls.
 
+mod files;
 mod model;
 mod schedule;
+mod volume;
 
 use crate::format::index_page::Piece;
 use crate::vocab::Pos;
