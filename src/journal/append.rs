@@ -3,7 +3,7 @@
 use crate::format::{BatchHeader, BatchLayout, FLAG_JOINED, RecordEntry, crc_list_len};
 use crate::journal::left_out;
 use crate::journal::log::{Log, State, poisoned};
-use crate::journal::segment::Segment;
+use crate::journal::segment::{Segment, SegmentInfo};
 use crate::seam::Durability;
 use crate::vocab::{Codec, DiskOrdinal, Error, Kind, PAYLOAD_MAX, Pos, RecordKind, Result, Seq};
 use std::io::IoSlice;
@@ -41,6 +41,23 @@ pub struct Appended {
     pub codec: Codec,
 }
 
+/// A batch that was appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendedBatch {
+    /// Segments that ended before it, oldest first: the index ends them too before it takes this batch.
+    pub ended: Vec<SegmentInfo>,
+    /// Where it begins.
+    pub pos: Pos,
+    /// The place behind it.
+    pub end: Pos,
+    /// Its first seq; the next one, if no record of it has one.
+    pub first_seq: Seq,
+    /// Wall time of its header, ns.
+    pub wall: i64,
+    /// Its records, in order.
+    pub records: Vec<Appended>,
+}
+
 impl Log {
     /// Appends records in order and says where each went. With [`Durability::Durable`] they are durable when
     /// this returns (J5); else after a later [`Log::sync`].
@@ -53,7 +70,7 @@ impl Log {
         records: &[NewRecord<'_>],
         age: u64,
         durability: Durability,
-    ) -> Result<Vec<Appended>> {
+    ) -> Result<Vec<AppendedBatch>> {
         for r in records {
             if r.payload.len() as u64 > PAYLOAD_MAX {
                 return Err(Error::new(Kind::Invalid, format!("payload of {} bytes", r.payload.len())));
@@ -63,11 +80,11 @@ impl Log {
         if let Some(why) = &state.poisoned {
             return Err(poisoned(why));
         }
-        let mut out = Vec::with_capacity(records.len());
+        let mut out = Vec::with_capacity(1);
         let mut rest = records;
         while !rest.is_empty() {
             let (taken, layout) = take_batch(rest);
-            self.append_batch(&mut state, &rest[..taken], &layout, age, durability, &mut out)?;
+            out.push(self.append_batch(&mut state, &rest[..taken], &layout, age, durability)?);
             rest = &rest[taken..];
         }
         Ok(out)
@@ -80,8 +97,7 @@ impl Log {
         layout: &BatchLayout,
         age: u64,
         durability: Durability,
-        out: &mut Vec<Appended>,
-    ) -> Result<()> {
+    ) -> Result<AppendedBatch> {
         let (places, length) = layout.places();
         let segment = self.room_for(state, u64::from(length))?;
         if durability == Durability::Durable
@@ -114,8 +130,8 @@ impl Log {
             state.scratch.resize(room);
         }
         let scratch = &mut state.scratch[..room];
-        let first = out.len();
-        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, scratch, out);
+        let mut out = Vec::with_capacity(records.len());
+        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, scratch, &mut out);
         let head = header.encode(&entries, &lists);
         scratch[..head.len()].copy_from_slice(&head);
         blank_gaps(scratch, head.len(), &entries);
@@ -123,7 +139,6 @@ impl Log {
             .direct()
             .and_then(|f| f.write_at(&[IoSlice::new(scratch)], pos.0 - segment.fixed.start.0, durability));
         if let Err(e) = written {
-            out.truncate(first);
             state.poisoned.get_or_insert_with(|| e.to_string());
             return Err(e);
         }
@@ -141,7 +156,8 @@ impl Log {
         if durability == Durability::Durable {
             self.raise_durable(end);
         }
-        Ok(())
+        let ended = std::mem::take(&mut state.ended);
+        Ok(AppendedBatch { ended, pos, end, first_seq: header.first_seq, wall, records: out })
     }
 
     fn room_for(&self, state: &mut State, length: u64) -> Result<Arc<Segment>> {

@@ -74,6 +74,8 @@ pub(crate) struct State {
     pub(crate) poisoned: Option<String>,
     pub(crate) scratch: AlignedBuf,
     opened_at: u64,
+    /// Segments that ended since the last batch.
+    pub(crate) ended: Vec<SegmentInfo>,
     /// Newest chain value behind the acknowledgement, for seals.
     pub(crate) chain: Option<(Moment, [u8; 32])>,
 }
@@ -94,6 +96,7 @@ impl State {
             poisoned: None,
             scratch: AlignedBuf::zeroed(BLOCK as usize),
             opened_at: 0,
+            ended: Vec::new(),
             chain: None,
         }
     }
@@ -129,6 +132,13 @@ impl Log {
     pub fn end(&self) -> Pos {
         let state = self.state.lock();
         state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.end())
+    }
+
+    /// Epoch and last seq before the next record, and the place behind the last batch, all of one instant.
+    pub fn head(&self) -> (Moment, Pos) {
+        let state = self.state.lock();
+        let end = state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.end());
+        (Moment { epoch: state.epoch, seq: Seq(state.next_seq.0 - 1) }, end)
     }
 
     /// The seq that the next record will have.
@@ -185,6 +195,13 @@ impl Log {
         self.close_open(&mut self.state.lock())
     }
 
+    /// The chain value before the first record of a segment, for the list and the checkpoint.
+    pub fn note_start_chain(&self, start: Pos, moment: Moment, value: [u8; 32]) {
+        if let Some(segment) = self.state.lock().segments.get(&start) {
+            segment.set_start_chain((moment, value));
+        }
+    }
+
     /// The newest chain value, to be written into the next seal.
     pub fn note_chain(&self, moment: Moment, value: [u8; 32]) {
         self.state.lock().chain = Some((moment, value));
@@ -205,6 +222,7 @@ impl Log {
         let full = end.0 + (1 << 20) >= segment.fixed.start.0 + segment.fixed.bytes;
         state.large |= full && now.saturating_sub(state.opened_at) < 1_000_000_000;
         state.open = None;
+        state.ended.push(segment.info());
         Ok(())
     }
 
@@ -246,6 +264,7 @@ impl Log {
             first_wall: 0,
             last_wall: 0,
             previous_life: header.previous_life,
+            start_chain: None,
         };
         let segment = Segment::new(self.parts.storage.clone(), &self.parts.dir, info);
         let mut block = AlignedBuf::zeroed(FIRST_BATCH as usize); // header and an empty seal
@@ -312,6 +331,13 @@ impl Log {
         self.state.lock().segments.values().map(|s| s.info()).collect()
     }
 
+    /// The start of the segment whose first batch begins at `pos`.
+    pub fn segment_begun_by(&self, pos: Pos) -> Option<Pos> {
+        let state = self.state.lock();
+        let (start, segment) = state.segments.range(..=pos).next_back()?;
+        (segment.fixed.first_batch() == pos).then_some(*start)
+    }
+
     /// The open segment, if there is one.
     pub fn open_segment(&self) -> Option<SegmentInfo> {
         let state = self.state.lock();
@@ -327,7 +353,7 @@ impl Log {
             durable: if left_out("J4: durable mark in the checkpoint") { Pos(0) } else { self.durable() },
             scan_start: last.as_ref().map_or(Pos(0), |l| l.start),
             scan_life: last.as_ref().map_or(0, |l| l.life),
-            scan_chain: None,
+            scan_chain: last.as_ref().and_then(|l| l.start_chain),
             allocated: state.allocated,
             scan_seq: last.map_or(Seq(0), |l| Seq(l.first_seq.0 - 1)),
         }

@@ -24,7 +24,7 @@ mod read;
 mod recover;
 mod segment;
 
-pub use append::{Appended, NewRecord};
+pub use append::{Appended, AppendedBatch, NewRecord};
 pub use checkpoint_file::CheckpointFile;
 pub use history_file::HistoryFile;
 pub use log::{Log, LogIdentity, LogParts, SEGMENT_BYTES};

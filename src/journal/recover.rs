@@ -274,6 +274,7 @@ impl Scan<'_> {
             first_wall: 0,
             last_wall: 0,
             previous_life: header.previous_life,
+            start_chain: None,
         };
         self.evidence = self.evidence.max(header.durable);
         let segment = Segment::new(self.parts.storage.clone(), &self.parts.dir, info.clone());
@@ -302,6 +303,9 @@ impl Scan<'_> {
                 info.last_seq = r.entry.seq;
             }
             self.found.push(batch);
+        }
+        if info.life == self.from.scan_life {
+            info.start_chain = self.from.scan_chain;
         }
         Ok((segment, info))
     }
@@ -415,6 +419,7 @@ fn rebuild_list(
             first_wall: 0,
             last_wall: 0,
             previous_life: h.previous_life,
+            start_chain: None,
         };
         let segment = Segment::new(parts.storage.clone(), &parts.dir, info.clone());
         let mut block = vec![0; BLOCK as usize];

@@ -2,7 +2,7 @@
 
 use crate::format::BLOCK;
 use crate::seam::{Access, AlignedBuf, File, Storage};
-use crate::vocab::{EpochId, Error, Kind, Pos, Result, Seq};
+use crate::vocab::{EpochId, Error, Kind, Moment, Pos, Result, Seq};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -38,6 +38,9 @@ pub struct SegmentInfo {
     pub last_wall: i64,
     /// Life of the segment before, 0 for none.
     pub previous_life: u64,
+    /// Chain value before its first record, once the chain has come there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_chain: Option<(Moment, [u8; 32])>,
 }
 
 impl SegmentInfo {
@@ -55,6 +58,7 @@ pub(crate) struct Tail {
     pub(crate) last_crc: u32,
     pub(crate) first_wall: i64,
     pub(crate) last_wall: i64,
+    pub(crate) start_chain: Option<(Moment, [u8; 32])>,
 }
 
 /// A segment that can be read, and by its appender written.
@@ -77,6 +81,7 @@ impl Segment {
             last_crc: info.last_crc,
             first_wall: info.first_wall,
             last_wall: info.last_wall,
+            start_chain: info.start_chain,
         };
         let (direct, cached) = (OnceLock::new(), OnceLock::new());
         Self { fixed: info, tail: Mutex::new(tail), path, storage, direct, cached }
@@ -88,6 +93,10 @@ impl Segment {
 
     pub(crate) fn set_tail(&self, tail: Tail) {
         *self.tail.lock() = tail;
+    }
+
+    pub(crate) fn set_start_chain(&self, value: (Moment, [u8; 32])) {
+        self.tail.lock().start_chain = Some(value);
     }
 
     /// The place behind its last batch.
@@ -104,6 +113,7 @@ impl Segment {
             last_crc: t.last_crc,
             first_wall: t.first_wall,
             last_wall: t.last_wall,
+            start_chain: t.start_chain,
             ..self.fixed.clone()
         }
     }

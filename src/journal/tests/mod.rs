@@ -46,7 +46,7 @@ fn payloads_come_back_and_rot_is_told() {
             payload: &payload,
             wall: 5,
         };
-        let at = log.append(&[record, record], 0, Durability::Plain).unwrap();
+        let at = log.append(&[record, record], 0, Durability::Plain).unwrap().remove(0).records;
         assert!(at[0].pos < at[1].pos && at[1].seq == at[0].seq.next());
         all.push((at[0], payload.clone()));
         all.push((at[1], payload));

@@ -1,0 +1,136 @@
+//! The chain behind the acknowledgement: values, and where a recomputation can begin.
+//!
+//! C5. The chain follows the log. A segment's first value is known from its epoch's row, if it begins with one,
+//!     or from the value that the segment before it ended with.
+//! C6. A value of any moment is recomputed from the begin of its segment.
+
+use crate::format::{FLAG_FLUSH, RecordView};
+use crate::group::Group;
+use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
+use crate::journal::{BatchView, SegmentInfo};
+use crate::vocab::{Error, Kind, Moment, Pos, RecordKind, Result, Seq};
+
+/// A place in the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) moment: Moment,
+    pub(crate) value: ChainValue,
+}
+
+impl Group {
+    /// Lets the chain follow the log up to `to`. Returns where it stands.
+    pub(crate) fn follow_chain(&self, to: Pos) -> Result<At> {
+        let mut chain = self.chain.lock();
+        let mut at = At { moment: chain.moment, value: chain.value };
+        while chain.place < to {
+            let Some(batch) = self.log.batch_at(chain.place)? else { break };
+            if batch.pos >= to {
+                break;
+            }
+            if let Some(start) = self.log.segment_begun_by(batch.pos) {
+                let before = if self.begins_epoch(&batch) { self.start_of(&batch)? } else { at };
+                self.log.note_start_chain(start, before.moment, before.value.0);
+                chain.at_segment.insert(start, (before.moment, before.value));
+            }
+            at = self.through(at, &batch, Seq(u64::MAX), |mark| {
+                if mark.moment.seq.0 % MARK_EVERY == 0 {
+                    chain.marks.insert(mark.moment, mark.value);
+                }
+            })?;
+            chain.place = batch.end();
+            (chain.moment, chain.value) = (at.moment, at.value);
+        }
+        self.log.note_chain(at.moment, at.value.0);
+        Ok(at)
+    }
+
+    /// The chain value of a moment in normal form; `None` if its records are gone.
+    pub(crate) fn chain_value(&self, moment: Moment) -> Result<Option<ChainValue>> {
+        self.follow_chain(self.log.end())?;
+        {
+            let chain = self.chain.lock();
+            if chain.moment == moment {
+                return Ok(Some(chain.value));
+            }
+            if let Some(value) = chain.marks.get(&moment) {
+                return Ok(Some(*value));
+            }
+        }
+        let segments = self.log.segments();
+        let holds = |s: &&SegmentInfo| s.epoch == moment.epoch && s.first_seq <= moment.seq && moment.seq <= s.last_seq;
+        let Some(segment) = segments.iter().find(holds) else { return Ok(None) };
+        let known = self.chain.lock().at_segment.get(&segment.start).copied();
+        let known = known.or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
+        let mut at = match known {
+            Some((moment, value)) => At { moment, value },
+            None => match self.log.batch_at(segment.first_batch())? {
+                Some(batch) if self.begins_epoch(&batch) => self.start_of(&batch)?,
+                _ => return Ok(None),
+            },
+        };
+        let mut pos = segment.first_batch();
+        while pos < segment.end && at.moment != moment {
+            let Some(batch) = self.log.batch_at(pos)? else { break };
+            at = self.through(at, &batch, moment.seq, |_| ())?;
+            pos = batch.end();
+        }
+        Ok((at.moment == moment).then_some(at.value))
+    }
+
+    /// Keeps the value of a moment for ever: forks, points, both ends of a jump, acknowledged moments.
+    pub(crate) fn keep_mark(&self, moment: Moment, value: ChainValue) {
+        self.chain.lock().marks.insert(moment, value);
+    }
+
+    /// Goes through a batch up to record `last`.
+    fn through(&self, mut at: At, batch: &BatchView, last: Seq, mut seen: impl FnMut(At)) -> Result<At> {
+        for r in batch.records.iter().filter(|r| r.entry.kind.has_seq() && r.entry.seq <= last) {
+            let payload = self.log.payload(batch, r)?;
+            if r.entry.kind == RecordKind::Epoch {
+                at = self.epoch_begins(&payload)?;
+            }
+            at = self.step(at, batch, r, &payload)?;
+            seen(at);
+        }
+        Ok(at)
+    }
+
+    fn step(&self, at: At, batch: &BatchView, r: &RecordView, payload: &[u8]) -> Result<At> {
+        let e = &r.entry;
+        if e.seq != at.moment.seq.next() {
+            return Err(Error::new(Kind::Damaged, format!("record {} follows {} in the chain", e.seq, at.moment.seq)));
+        }
+        let record = ChainRecord {
+            epoch: batch.epoch,
+            seq: e.seq,
+            disk: e.disk,
+            kind: e.kind,
+            flush: e.flags & FLAG_FLUSH != 0,
+            offset: e.offset,
+            length: e.length,
+            time_ns: batch.wall(r),
+        };
+        let has_payload = !matches!(e.kind, RecordKind::Zero | RecordKind::Discard | RecordKind::Resize);
+        let value = step(&at.value, &record, has_payload.then_some(payload));
+        Ok(At { moment: Moment { epoch: batch.epoch, seq: e.seq }, value })
+    }
+
+    fn begins_epoch(&self, batch: &BatchView) -> bool {
+        batch.records.first().is_some_and(|r| r.entry.kind == RecordKind::Epoch)
+    }
+
+    fn start_of(&self, batch: &BatchView) -> Result<At> {
+        match batch.records.first() {
+            Some(r) => self.epoch_begins(&self.log.payload(batch, r)?),
+            None => Err(Error::new(Kind::Damaged, "an empty batch")),
+        }
+    }
+
+    /// What an epoch's row is hashed onto.
+    pub(crate) fn epoch_begins(&self, payload: &[u8]) -> Result<At> {
+        let row = Row::from_json(payload)?;
+        let fork = row.fork().map(|moment| (moment, row.fork_chain));
+        let value = epoch_start(self.id, row.epoch, fork);
+        Ok(At { moment: Moment { epoch: row.epoch, seq: row.fork_seq }, value })
+    }
+}

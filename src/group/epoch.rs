@@ -1,0 +1,93 @@
+//! Epochs: each opening that writes, and each decision, begins one.
+//!
+//! E3. What an epoch forks from is durable before its row; the row is durable before the epoch's next record.
+//! E4. Its line in the history is written after, and mended from the journal at the next opening.
+
+use crate::group::Group;
+use crate::group::group::Core;
+use crate::group::queue::Gate;
+use crate::history::{ChainValue, Event, Row, RowKind};
+use crate::journal::NewRecord;
+use crate::seam::Durability;
+use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, RecordKind, Result, Token};
+
+/// What an epoch is begun for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin {
+    pub(crate) fork: Option<(Moment, ChainValue)>,
+    pub(crate) kind: RowKind,
+    pub(crate) op: Token,
+    pub(crate) overrules: Option<EpochId>,
+}
+
+impl Group {
+    /// The epoch of this opening, before its first record.
+    pub(crate) fn begin_opening(&self) -> Result<()> {
+        let mut core = self.core.lock();
+        let (head, end) = self.log.head();
+        let at = self.follow_chain(end)?;
+        if at.moment != head {
+            return Err(Error::new(Kind::Damaged, format!("the chain ends at {}, the log at {head}", at.moment)));
+        }
+        let fork = Some((head, at.value));
+        self.begin_epoch(&mut core, Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None })?;
+        self.queue.lock().gate = Gate::Open { begun: true };
+        Ok(())
+    }
+
+    /// Begins an epoch. The queue must be idle, or the caller its appender.
+    pub(crate) fn begin_epoch(&self, core: &mut Core, begin: Begin) -> Result<EpochId> {
+        let epoch = EpochId(self.parts.entropy.random_128());
+        let wall = self.parts.clock.wall_ns();
+        let fork = begin.fork.map(|(m, v)| core.table.norm(m).map(|m| (m, v))).transpose()?;
+        let row = Row {
+            epoch,
+            parent: fork.map(|(m, _)| m.epoch),
+            fork_seq: fork.map_or(Default::default(), |(m, _)| m.seq),
+            fork_chain: fork.map_or(ChainValue::ZERO, |(_, v)| v),
+            site: self.parts.store_id,
+            kind: begin.kind,
+            overrules: begin.overrules,
+            op: begin.op,
+            time_ns: wall,
+        };
+        self.refresh_spans(core);
+        self.log.begin_epoch(epoch, row.first_seq())?;
+        let payload = row.to_json();
+        let record = NewRecord {
+            disk: DiskOrdinal(0),
+            kind: RecordKind::Epoch,
+            flags: 0,
+            offset: 0,
+            length: payload.len() as u64,
+            payload: &payload,
+            wall,
+        };
+        let batches = self.log.append(&[record], self.parts.clock.boot_ns(), Durability::Durable)?;
+        self.enter_index(&[record], &batches)?;
+        if let Some((moment, value)) = fork {
+            self.keep_mark(moment, value);
+        }
+        core.table.insert(row.clone())?;
+        self.refresh_spans(core);
+        self.refresh_live(core)?;
+        self.record(core, Event::Epoch { row, own: true })?;
+        Ok(epoch)
+    }
+
+    /// Brings the newest span up to the log's head.
+    pub(crate) fn refresh_spans(&self, core: &mut Core) {
+        let (head, end) = self.log.head();
+        let Some(open) = self.log.segments().into_iter().next_back() else { return };
+        match core.spans.0.last_mut() {
+            Some(s) if s.log == self.log.id() && s.epoch == head.epoch && s.jump.is_none() && head.seq >= s.last_seq => {
+                s.to = end;
+                s.last_seq = head.seq;
+            }
+            _ if head.seq >= open.first_seq => {
+                core.spans.extend(self.log.id(), head.epoch, open.start, end, open.first_seq, head.seq);
+            }
+            _ => {}
+        }
+    }
+}

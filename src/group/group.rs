@@ -1,0 +1,237 @@
+//! A group: what it is made of, and which lock guards what.
+//!
+//! Locks, in the order in which they may be taken:
+//!
+//! 1. `work`: one of checkpoint, round, fork or step of an operation at a time. Held over file I/O.
+//! 2. `core`: bases, spans, table, history file, checkpoint file. Held over small file I/O by operations only.
+//! 3. `queue`: gate, names and sizes as queued, pending requests. Never held over I/O.
+//! 4. `names`, `live`, `chain`, `flushes`: leaves; nothing is taken under them but the log's and index's own.
+//!
+//! G1. Requests enter the journal in the order in which they pass the queue; one thread appends at a time.
+//! G2. A request is answered when it and all before it are in the file and in the index.
+//! G3. The gate is read under the queue's lock: once it is closed no later request enters.
+
+use crate::group::names::{NameLog, Names};
+use crate::group::queue::Queue;
+use crate::group::spans::Spans;
+use crate::history::{ChainValue, Event, Table};
+use crate::index::{CacheBudget, Index, Path};
+use crate::journal::{CheckpointFile, HistoryFile, Log};
+use crate::seam::{Clock, Entropy, File, Storage};
+use crate::view::Payloads;
+use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// What a group works with; shared by all groups of a store.
+#[derive(Clone)]
+pub struct GroupParts {
+    /// The store's directory: catalog, history, bases, index.
+    pub store: Arc<dyn Storage>,
+    /// The directory of logs, perhaps on another device.
+    pub journal: Arc<dyn Storage>,
+    /// Clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub entropy: Arc<dyn Entropy>,
+    /// Identity of the store.
+    pub store_id: StoreId,
+    /// Boot of the machine.
+    pub boot: [u8; 16],
+    /// Memory of all indexes.
+    pub cache: Arc<CacheBudget>,
+    /// See [`crate::journal::LogParts::segment_bytes`].
+    pub segment_bytes: (u64, u64),
+}
+
+impl GroupParts {
+    /// The directory of a group, in the store and in the journal.
+    pub fn dir(group: GroupId) -> PathBuf {
+        PathBuf::from("groups").join(group.to_string())
+    }
+}
+
+/// Where the base of a file stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BasePlace {
+    pub(crate) base: Option<LogPlace>,
+    pub(crate) floor: Option<LogPlace>,
+}
+
+pub(crate) struct Core {
+    pub(crate) checkpoints: CheckpointFile,
+    pub(crate) history: HistoryFile,
+    pub(crate) events: Vec<(i64, Event)>,
+    pub(crate) table: Table,
+    pub(crate) spans: Spans,
+    pub(crate) bases: BTreeMap<DiskOrdinal, BasePlace>,
+}
+
+/// One file of the live disk: what a read needs and nothing else.
+#[derive(Clone)]
+pub(crate) struct LiveFile {
+    /// The live path above the file's base.
+    pub(crate) path: Path,
+    pub(crate) base: Option<Arc<dyn File>>,
+}
+
+/// What reads of the head use; replaced as a whole.
+pub(crate) struct Live {
+    pub(crate) path: Path,
+    pub(crate) files: HashMap<DiskOrdinal, LiveFile>,
+}
+
+pub(crate) struct ChainState {
+    /// The moment up to which the chain is known, its value, and the place behind its record.
+    pub(crate) moment: Moment,
+    pub(crate) value: ChainValue,
+    pub(crate) place: Pos,
+    /// Values at the begin of segments (by start place): where a recomputation can begin.
+    pub(crate) at_segment: BTreeMap<Pos, (Moment, ChainValue)>,
+    /// Values kept for ever, and those at moments that somebody asked for.
+    pub(crate) marks: BTreeMap<Moment, ChainValue>,
+}
+
+/// Flush waiters and the sync that serves them.
+#[derive(Default)]
+pub(crate) struct Flushes {
+    pub(crate) running: bool,
+    pub(crate) waiting: Vec<(Pos, Reply)>,
+}
+
+/// Answers a request; from any thread.
+pub type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// One replication group, open.
+pub struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) parts: GroupParts,
+    pub(crate) dir: PathBuf,
+    pub(crate) log: Log,
+    pub(crate) index: Index,
+    pub(crate) work: Mutex<()>,
+    pub(crate) core: Mutex<Core>,
+    pub(crate) queue: Mutex<Queue>,
+    /// Told when no append runs any more.
+    pub(crate) idle: Condvar,
+    pub(crate) names: Mutex<NameLog>,
+    pub(crate) live: RwLock<Arc<Live>>,
+    pub(crate) chain: Mutex<ChainState>,
+    pub(crate) flushes: Mutex<Flushes>,
+    pub(crate) last_flush_ns: AtomicU64,
+    pub(crate) writes_since_flush: AtomicU32,
+    pub(crate) counters: Counters,
+}
+
+/// Figures since the group was opened.
+#[derive(Default)]
+pub struct Counters {
+    /// Records appended.
+    pub records: AtomicU64,
+    /// Batches appended.
+    pub batches: AtomicU64,
+    /// Payload bytes that guests wrote.
+    pub guest_bytes: AtomicU64,
+    /// Syncs of the log that a flush waited for.
+    pub syncs: AtomicU64,
+    /// Bytes written into bases.
+    pub base_bytes: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+impl Payloads for Log {
+    fn read(&self, log: LogId, pos: Pos, stored: u64, crc: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
+        if log != self.id() {
+            return Err(Error::new(Kind::NotFound, format!("log {} is not open", log.short())));
+        }
+        self.read_payload(pos, stored, crc, skip, buf)
+    }
+}
+
+impl Group {
+    /// Its identity.
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// Figures since it was opened.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The newest moment, durable or not.
+    pub fn head(&self) -> Moment {
+        self.log.head().0
+    }
+
+    /// Names and sizes at the head, requests that are still queued included.
+    pub fn names_now<T>(&self, look: impl FnOnce(&Names) -> T) -> T {
+        look(&self.queue.lock().names)
+    }
+
+    /// The history's events, oldest first, with their wall times.
+    pub fn events(&self) -> Vec<(i64, Event)> {
+        self.core.lock().events.clone()
+    }
+
+    /// Epoch rows and withdrawals that this site knows.
+    pub fn table(&self) -> Table {
+        self.core.lock().table.clone()
+    }
+
+    /// Bytes of logs and index.
+    pub fn journal_bytes(&self) -> u64 {
+        self.log.bytes() + self.index.stats().run_bytes
+    }
+
+    /// Makes a segment file ready ahead of need; to be called every now and then. Returns whether it did.
+    pub fn prepare(&self) -> Result<bool> {
+        self.log.prepare()
+    }
+
+    pub(crate) fn base_path(&self, disk: DiskOrdinal) -> PathBuf {
+        self.dir.join(format!("base-{disk}.img"))
+    }
+
+    /// Adds a line to the history and lets a checkpoint count it: from then on it may be acted on.
+    pub(crate) fn record(&self, core: &mut Core, event: Event) -> Result<()> {
+        let time = self.parts.clock.wall_ns();
+        core.history.append(time, event.clone())?;
+        core.events.push((time, event));
+        self.write_checkpoint(core, false)
+    }
+
+    /// The live path and files anew, after a fork or when a base has moved.
+    pub(crate) fn refresh_live(&self, core: &mut Core) -> Result<()> {
+        let path = self.head_path(core)?;
+        let mut files = HashMap::new();
+        for (disk, place) in &core.bases {
+            let Some(base) = place.base else { continue };
+            let Some(above) = path.above(base.log, base.pos) else { continue };
+            let old = self.live.read().files.get(disk).and_then(|f| f.base.clone());
+            let base = match old {
+                Some(file) => Some(file),
+                None => self.open_base(*disk)?,
+            };
+            files.insert(*disk, LiveFile { path: above, base });
+        }
+        *self.live.write() = Arc::new(Live { path, files });
+        Ok(())
+    }
+
+    pub(crate) fn open_base(&self, disk: DiskOrdinal) -> Result<Option<Arc<dyn File>>> {
+        match self.parts.store.open(&self.base_path(disk), crate::seam::Access::Cached) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}

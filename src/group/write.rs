@@ -1,0 +1,210 @@
+//! The write path: the thread that finds no append running appends at once and then serves all who came meanwhile.
+
+use crate::format::RecordEntry;
+use crate::group::group::{Counters, Group, Reply};
+use crate::group::names::{Change, Fact};
+use crate::group::queue::{Gate, Op, Pending, Queued};
+use crate::index::{BatchRow, Content, Entry, SegmentMeta};
+use crate::journal::{AppendedBatch, NewRecord, SegmentInfo};
+use crate::seam::Durability;
+use crate::vocab::{Codec, DiskOrdinal, Error, Kind, LogPlace, Moment, Pos, RecordKind, Result, Seq};
+use std::sync::atomic::Ordering;
+
+/// Durable appends go on for so many writes after the last flush.
+const DURABLE_WRITES: u32 = 32;
+/// And for so long, ns.
+const DURABLE_NS: u64 = 50_000_000;
+
+impl Group {
+    /// Takes an operation on a file. `sync`: answered when it is durable (O_DSYNC). The answer may come from this
+    /// call or later from another thread.
+    pub fn submit(&self, disk: DiskOrdinal, op: Op<'_>, sync: bool, reply: Reply) {
+        let mut queue = self.queue.lock();
+        let records = match queue.enter(disk, &op) {
+            Ok(records) => records,
+            Err(e) => {
+                drop(queue);
+                return reply(Err(e));
+            }
+        };
+        if records.is_empty() {
+            drop(queue);
+            return if sync { self.flush(reply) } else { reply(Ok(())) };
+        }
+        let pending = Pending { records, sync, reply };
+        if queue.appending {
+            let records = pending.records.into_iter().map(Queued::into_owned).collect();
+            queue.pending.push(Pending { records, sync, reply: pending.reply });
+            return;
+        }
+        queue.appending = true;
+        drop(queue);
+        self.lead(pending);
+    }
+
+    /// Takes a change of names; durable when it returns.
+    pub fn change(&self, change: &Change) -> Result<()> {
+        self.change_with(|_| Ok(change.clone()))
+    }
+
+    /// As [`Self::change`], where the change follows from the names of that instant (a new ordinal, say).
+    pub fn change_with(&self, make: impl FnOnce(&crate::group::names::Names) -> Result<Change>) -> Result<()> {
+        let (send, receive) = std::sync::mpsc::channel();
+        let reply: Reply = Box::new(move |result| {
+            let _ = send.send(result);
+        });
+        {
+            let mut queue = self.queue.lock();
+            queue.gate.check()?;
+            let change = make(&queue.names)?;
+            let records = queue.enter_change(&change)?;
+            let pending = Pending { records, sync: true, reply };
+            if queue.appending {
+                queue.pending.push(pending);
+            } else {
+                queue.appending = true;
+                drop(queue);
+                self.lead(pending);
+            }
+        }
+        receive.recv().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the request was dropped")))
+    }
+
+    fn lead(&self, first: Pending<'_>) {
+        self.append_all(vec![first]);
+        loop {
+            let pending = {
+                let mut queue = self.queue.lock();
+                if queue.pending.is_empty() {
+                    queue.appending = false;
+                    self.idle.notify_all();
+                    return;
+                }
+                std::mem::take(&mut queue.pending)
+            };
+            self.append_all(pending);
+        }
+    }
+
+    fn append_all(&self, mut pending: Vec<Pending<'_>>) {
+        let records: Vec<Queued<'_>> = pending.iter_mut().flat_map(|p| std::mem::take(&mut p.records)).collect();
+        match self.append(&records) {
+            Ok(end) => pending.into_iter().for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
+            Err(e) => {
+                if self.log.is_poisoned().is_some() {
+                    self.queue.lock().gate = Gate::Stopped;
+                }
+                for p in pending {
+                    (p.reply)(Err(Error::new(e.kind(), e.to_string())));
+                }
+            }
+        }
+    }
+
+    /// Appends and indexes; what it returns is the place behind.
+    fn append(&self, records: &[Queued<'_>]) -> Result<Pos> {
+        if self.queue.lock().gate == (Gate::Open { begun: false }) {
+            self.begin_opening()?;
+        }
+        let (wall, age) = (self.parts.clock.wall_ns(), self.parts.clock.boot_ns());
+        let new: Vec<NewRecord<'_>> = records
+            .iter()
+            .map(|r| NewRecord {
+                disk: r.disk,
+                kind: r.kind,
+                flags: r.flags,
+                offset: r.offset,
+                length: r.length,
+                payload: &r.payload,
+                wall,
+            })
+            .collect();
+        let batches = self.log.append(&new, age, self.durability())?;
+        self.enter_index(&new, &batches)?;
+        let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
+        Counters::add(&self.counters.records, records.len() as u64);
+        Counters::add(&self.counters.batches, batches.len() as u64);
+        Counters::add(&self.counters.guest_bytes, bytes);
+        self.writes_since_flush.fetch_add(records.len() as u32, Ordering::Relaxed);
+        Ok(batches.last().map_or(Pos(0), |b| b.end))
+    }
+
+    /// Plain appends are faster at depth 1; while flushes keep coming durable ones serve many flushes with one
+    /// write. The mode follows the load.
+    fn durability(&self) -> Durability {
+        let last = self.last_flush_ns.load(Ordering::Relaxed);
+        let recent = last != 0 && self.parts.clock.monotonic_ns().saturating_sub(last) < DURABLE_NS;
+        if recent && self.writes_since_flush.load(Ordering::Relaxed) < DURABLE_WRITES {
+            Durability::Durable
+        } else {
+            Durability::Plain
+        }
+    }
+
+    /// Makes batches visible to reads: ended segments first, then versions, table of batches, names.
+    pub(crate) fn enter_index(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) -> Result<()> {
+        let log = self.log.id();
+        let mut rest = records;
+        for batch in batches {
+            for ended in &batch.ended {
+                self.end_segment(ended)?;
+            }
+            let (mine, others) = rest.split_at(batch.records.len());
+            rest = others;
+            let mut entries = Vec::with_capacity(mine.len());
+            for (r, at) in mine.iter().zip(&batch.records) {
+                let zeros = at.codec == Codec::Zeros;
+                entries.extend(entry_of(r.kind, r.disk, r.offset, r.length, zeros, at.pos, at.crc));
+                if let Some(change) = Change::of(r.kind, r.disk, r.offset, r.payload)? {
+                    let moment = Moment { epoch: self.log.epoch(), seq: at.seq };
+                    self.names.lock().push(Fact { place: LogPlace { log, pos: at.pos }, moment, change });
+                }
+            }
+            if !entries.is_empty() {
+                self.index.insert(log, &entries)?;
+            }
+            self.index.push_batch(log, BatchRow { first_seq: batch.first_seq, pos: batch.pos, wall_ns: batch.wall });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end_segment(&self, ended: &SegmentInfo) -> Result<()> {
+        if ended.end <= ended.first_batch() {
+            return Ok(()); // nothing was appended to it
+        }
+        self.index.rotate(self.log.id(), meta_of(ended))
+    }
+}
+
+/// What the index keeps of a segment.
+pub(crate) fn meta_of(info: &SegmentInfo) -> SegmentMeta {
+    let none = info.last_seq < info.first_seq;
+    SegmentMeta {
+        epoch: info.epoch,
+        from: info.start,
+        to: info.end,
+        first_seq: if none { Seq(0) } else { info.first_seq },
+        last_seq: if none { Seq(0) } else { info.last_seq },
+    }
+}
+
+/// The version that a record is; `None` for records that change no bytes. A file that shrinks loses what lay
+/// behind: if it grows again, zeros are there.
+pub(crate) fn entry_of(
+    kind: RecordKind, disk: DiskOrdinal, offset: u64, length: u64, zeros: bool, pos: Pos, crc: u32,
+) -> Option<Entry> {
+    let (offset, len, content) = match kind {
+        RecordKind::Write | RecordKind::Fill if zeros => (offset, length, Content::Zero),
+        RecordKind::Write | RecordKind::Fill => (offset, length, Content::Data),
+        RecordKind::Zero => (offset, length, Content::Zero),
+        RecordKind::Discard => (offset, length, Content::Discard),
+        RecordKind::Resize if offset < length => (offset, length - offset, Content::Discard),
+        _ => return None,
+    };
+    (len > 0).then_some(Entry { disk, offset, len, pos, content, crc: if content == Content::Data { crc } else { 0 } })
+}
+
+/// As [`entry_of`], of a record that was read back.
+pub(crate) fn entry_of_stored(e: &RecordEntry, pos: Pos) -> Option<Entry> {
+    entry_of(e.kind, e.disk, e.offset, e.length, e.codec == Codec::Zeros, pos, e.crc)
+}
