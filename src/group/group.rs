@@ -11,13 +11,14 @@
 //! G2. A request is answered when it and all before it are in the file and in the index.
 //! G3. The gate is read under the queue's lock: once it is closed no later request enters.
 
+use crate::base::{BaseFile, base_name};
 use crate::group::names::{NameLog, Names};
 use crate::group::queue::Queue;
 use crate::group::spans::Spans;
 use crate::history::{ChainValue, Event, Table};
 use crate::index::{CacheBudget, Index, Path};
 use crate::journal::{CheckpointFile, HistoryFile, Log};
-use crate::seam::{Clock, Entropy, File, Storage};
+use crate::seam::{Clock, Entropy, Storage};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -75,7 +76,7 @@ pub(crate) struct Core {
 pub(crate) struct LiveFile {
     /// The live path above the file's base.
     pub(crate) path: Path,
-    pub(crate) base: Option<Arc<dyn File>>,
+    pub(crate) base: Option<Arc<BaseFile>>,
 }
 
 /// What reads of the head use; replaced as a whole.
@@ -198,7 +199,7 @@ impl Group {
     }
 
     pub(crate) fn base_path(&self, disk: DiskOrdinal) -> PathBuf {
-        self.dir.join(format!("base-{disk}.img"))
+        self.dir.join(base_name(disk))
     }
 
     /// Adds a line to the history and lets a checkpoint count it: from then on it may be acted on.
@@ -227,9 +228,9 @@ impl Group {
         Ok(())
     }
 
-    pub(crate) fn open_base(&self, disk: DiskOrdinal) -> Result<Option<Arc<dyn File>>> {
-        match self.parts.store.open(&self.base_path(disk), crate::seam::Access::Cached) {
-            Ok(file) => Ok(Some(file)),
+    pub(crate) fn open_base(&self, disk: DiskOrdinal) -> Result<Option<Arc<BaseFile>>> {
+        match BaseFile::open(&*self.parts.store, &self.base_path(disk)) {
+            Ok(base) => Ok(Some(Arc::new(base))),
             Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
         }

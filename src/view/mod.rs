@@ -6,8 +6,8 @@
 //! V3. A path that is given here was cut above its anchor by the caller, who keeps the anchor where it is while
 //!     the view is read: no round may pass it.
 
+use crate::base::BaseFile;
 use crate::index::{Index, Path, Source};
-use crate::seam::File;
 use crate::vocab::{DiskOrdinal, LogId, Pos, Result};
 
 /// Reads payloads of the logs of a group.
@@ -23,7 +23,7 @@ pub struct Sources<'a> {
     /// Payloads.
     pub payloads: &'a dyn Payloads,
     /// The file's base image; `None`: it has none yet and reads as zeros.
-    pub base: Option<&'a dyn File>,
+    pub base: Option<&'a BaseFile>,
 }
 
 /// Fills `buf` with the bytes of a file from `offset` as the moment has them. Beyond the base's end there are zeros;
@@ -43,11 +43,10 @@ pub fn read(from: &Sources<'_>, path: &Path, disk: DiskOrdinal, offset: u64, buf
                 from.payloads.read(log, entry.pos, entry.len, entry.crc, skip, part)?;
             }
             Source::Below => {
-                let got = match from.base {
-                    Some(base) => base.read_at(part, extent.offset)?,
-                    None => 0,
-                };
-                part[got..].fill(0);
+                match from.base {
+                    Some(base) => base.read(part, extent.offset)?,
+                    None => part.fill(0),
+                }
             }
         }
     }

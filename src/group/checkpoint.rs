@@ -1,0 +1,154 @@
+//! Checkpoints: what recovery begins with.
+//!
+//! K1. Before it is written everything that it speaks of is durable: log, runs, names, list of segments.
+//! K2. It is what makes a line of the history count.
+//! K3. Names and spans beyond the durable place are not in it: a power loss may take them.
+
+use crate::format::{Checkpoint, FileState};
+use crate::group::Group;
+use crate::group::group::{BasePlace, Core};
+use crate::group::names::NameLog;
+use crate::history::Event;
+use crate::journal::HistoryFile;
+use crate::seam::{Access, Storage};
+use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+use std::path::Path;
+
+const NAMES: &str = "names.json";
+
+impl Group {
+    /// A full checkpoint: at least every 64 MiB of log, and within 100 ms of idleness.
+    pub fn checkpoint(&self) -> Result<()> {
+        let _work = self.work.lock();
+        self.full_checkpoint(false)
+    }
+
+    pub(crate) fn full_checkpoint(&self, closed: bool) -> Result<()> {
+        let durable = self.log.sync()?;
+        while self.index.seal(self.log.id())? {}
+        self.follow_chain(durable)?;
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        self.write_names()?;
+        self.log.write_list()?;
+        self.write_checkpoint(&mut core, closed)
+    }
+
+    /// Writes the slots only: after a line of the history, or when a base has moved.
+    pub(crate) fn write_checkpoint(&self, core: &mut Core, closed: bool) -> Result<()> {
+        let logs = vec![self.log.checkpoint_state()];
+        let head = self.log.head().0;
+        let checkpoint = Checkpoint {
+            logs,
+            head,
+            history_lines: core.history.count(),
+            history_crc: core.history.crc(),
+            spans: core.spans.0.clone(),
+            files: core.bases.iter().map(|(disk, p)| FileState { disk: *disk, base: p.base, floor: p.floor }).collect(),
+            age: self.parts.clock.boot_ns(),
+            wall: self.parts.clock.wall_ns(),
+            closed,
+            drained: closed && core.bases.values().all(|p| self.is_drained(p)),
+        };
+        core.checkpoints.write(&checkpoint)
+    }
+
+    fn is_drained(&self, place: &BasePlace) -> bool {
+        place.base.is_some_and(|b| b.log == self.log.id() && b.pos >= self.log.end())
+    }
+
+    /// Names and sizes over time, as a file replaced as a whole.
+    fn write_names(&self) -> Result<()> {
+        let durable = self.log.durable();
+        let mut names = self.names.lock().clone();
+        names.facts.retain(|f| f.place.log != self.log.id() || f.place.pos < durable);
+        let body = serde_json::to_vec(&names)
+            .map_err(|e| Error::new(Kind::Invalid, format!("names can't be written: {e}")))?;
+        let mut bytes = format!("{:08x}\n", crc32c::crc32c(&body)).into_bytes();
+        bytes.extend_from_slice(&body);
+        let (storage, next) = (&self.parts.store, self.dir.join("names.new"));
+        if storage.exists(&next)? {
+            storage.remove(&next)?;
+        }
+        let file = storage.create(&next, Access::Cached)?;
+        file.write_all_at(&bytes, 0)?;
+        file.sync()?;
+        storage.rename(&next, &self.dir.join(NAMES))?;
+        storage.sync_dir(&self.dir)
+    }
+
+    /// Syncs what nobody has flushed; to be called every 100 ms for a protected group, every second else.
+    pub fn sync(&self) -> Result<Pos> {
+        self.log.sync()
+    }
+
+    /// Closes in order: everything durable, in the index, and the tail sealed. Nothing may be written after it.
+    pub fn close(&self) -> Result<()> {
+        let _work = self.work.lock();
+        self.log.seal()?;
+        self.full_checkpoint(true)
+    }
+}
+
+/// The names that the newest full checkpoint has.
+///
+/// # Errors
+/// `Damaged` if the file isn't what was written.
+pub(crate) fn read_names(storage: &dyn Storage, dir: &Path) -> Result<NameLog> {
+    let path = dir.join(NAMES);
+    if !storage.exists(&path)? {
+        return Ok(NameLog::default());
+    }
+    let file = storage.open(&path, Access::ReadOnly)?;
+    let mut bytes = vec![0; file.len()? as usize];
+    let got = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(got);
+    let damaged = || {
+        Error::new(Kind::Damaged, "the names of the group aren't what was written")
+            .at(storage.shown(&path))
+            .advice("They can be read from the journal: see `standbyfs inspect`")
+    };
+    let (crc, body) = bytes.split_at_checked(9).ok_or_else(damaged)?;
+    let crc = std::str::from_utf8(&crc[..8]).ok().and_then(|t| u32::from_str_radix(t, 16).ok());
+    if crc != Some(crc32c::crc32c(body)) {
+        return Err(damaged());
+    }
+    serde_json::from_slice(body).map_err(|_| damaged())
+}
+
+/// A first place for the base of a file: nothing is in it, and that lies below everything.
+pub(crate) fn empty_base(log: crate::vocab::LogId) -> BasePlace {
+    let place = Some(LogPlace { log, pos: Pos(0) });
+    BasePlace { base: place, floor: place }
+}
+
+/// Rows that the journal holds and the history lacks (E4 of `epoch`): their lines are written now.
+pub(crate) fn mend_history(
+    history: &mut HistoryFile, events: &mut Vec<(i64, Event)>, rows: Vec<crate::history::Row>,
+) -> Result<usize> {
+    let known = |events: &[(i64, Event)], row: &crate::history::Row| {
+        events.iter().any(|(_, e)| matches!(e, Event::Epoch { row: r, .. } if r.epoch == row.epoch))
+    };
+    let mut mended = 0;
+    for row in rows {
+        if !known(events, &row) {
+            let (time, event) = (row.time_ns, Event::Epoch { row, own: true });
+            history.append(time, event.clone())?;
+            events.push((time, event));
+            mended += 1;
+        }
+    }
+    Ok(mended)
+}
+
+/// Which files a base is kept for: every ordinal that was ever added.
+pub(crate) fn ordinals(names: &NameLog) -> Vec<DiskOrdinal> {
+    let facts = names.facts.iter().filter_map(|f| match &f.change {
+        crate::group::names::Change::Add(disk, _) => Some(*disk),
+        _ => None,
+    });
+    let mut all: Vec<DiskOrdinal> = names.snapshot.files.keys().copied().chain(facts).collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}

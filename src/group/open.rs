@@ -1,0 +1,269 @@
+//! Making a group, and opening one: recovery of everything from checkpoint, history, logs and index.
+
+use crate::format::{Checkpoint, Span};
+use crate::group::checkpoint::{empty_base, mend_history, read_names};
+use crate::group::epoch::Begin;
+use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts, Live};
+use crate::group::names::{Change, Fact, NameLog, Names};
+use crate::group::queue::{Gate, Queue};
+use crate::group::spans::Spans;
+use crate::group::write::{entry_of_stored, meta_of};
+use crate::history::{ChainValue, Event, Row, RowKind, Table};
+use crate::index::{BatchRow, Entry, Index, Interval, Path};
+use crate::journal::{BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict};
+use crate::vocab::{EpochId, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, RecordKind, Result, Seq, Token};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+const CHECKPOINT: &str = "checkpoint";
+const HISTORY: &str = "history";
+
+/// What opening a group found.
+#[derive(Clone, Debug, Default)]
+pub struct OpenReport {
+    /// Damage: the group is read-only.
+    pub damage: Option<String>,
+    /// What was odd and mended.
+    pub notes: Vec<String>,
+    /// Batches that the scan went through.
+    pub scanned: usize,
+}
+
+/// What is put together before there is a group.
+struct Assembly {
+    log: Log,
+    index: Index,
+    core: Core,
+    names: NameLog,
+    gate: Gate,
+}
+
+impl Group {
+    /// Makes a group with its genesis epoch, durable when this returns.
+    pub fn create(parts: GroupParts, id: GroupId) -> Result<Arc<Self>> {
+        let dir = GroupParts::dir(id);
+        parts.store.make_dir(&dir)?;
+        let log_id = LogId(parts.entropy.random_128());
+        let log = Log::create(log_parts(&parts, id), identity(&parts, id, log_id), EpochId::NONE)?;
+        let first = Checkpoint { logs: vec![log.checkpoint_state()], ..Checkpoint::default() };
+        let checkpoints = CheckpointFile::create(&*parts.store, &dir.join(CHECKPOINT), &first)?;
+        let history = HistoryFile::create(parts.store.clone(), &dir.join(HISTORY))?;
+        parts.store.sync_dir(FilePath::new("groups"))?;
+        parts.journal.sync_dir(FilePath::new("groups"))?;
+        let (index, _) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
+        let core = Core {
+            checkpoints,
+            history,
+            events: Vec::new(),
+            table: Table::new(),
+            spans: Spans::default(),
+            bases: BTreeMap::new(),
+        };
+        let gate = Gate::Open { begun: true };
+        let group = Self::assemble(parts, id, Assembly { log, index, core, names: NameLog::default(), gate });
+        let begin = Begin { fork: None, kind: RowKind::Genesis, op: Token::NONE, overrules: None };
+        group.begin_epoch(&mut group.core.lock(), begin)?;
+        Ok(Arc::new(group))
+    }
+
+    /// Opens a group: after an orderly end, a kill or a power loss.
+    ///
+    /// # Errors
+    /// `Damaged` if checkpoint, history or names can't be read; damage of the log is in the report, and the group
+    /// is read-only.
+    pub fn open(parts: GroupParts, id: GroupId) -> Result<(Arc<Self>, OpenReport)> {
+        let dir = GroupParts::dir(id);
+        let (checkpoints, checkpoint) = CheckpointFile::open(&*parts.store, &dir.join(CHECKPOINT), false)?;
+        let (history, lines) = HistoryFile::open::<Event>(
+            parts.store.clone(),
+            &dir.join(HISTORY),
+            checkpoint.history_lines,
+            checkpoint.history_crc,
+            false,
+        )?;
+        let Some(state) = checkpoint.logs.first() else {
+            return Err(Error::new(Kind::Damaged, "the checkpoint names no log").at(parts.store.shown(&dir)));
+        };
+        let recovered = Log::recover(log_parts(&parts, id), identity(&parts, id, state.log), state, false)?;
+        let (log, found) = (recovered.log, recovered.found);
+        let mut report = OpenReport { notes: found.notes, scanned: found.batches.len(), damage: None };
+        if let Verdict::Damaged { why, .. } = found.verdict {
+            report.damage = Some(why);
+        }
+        let (index, lost) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
+        report.notes.extend(lost.iter().map(|run| format!("an index run is made again: {run:?}")));
+        fill_index(&log, &index, state.scan_start, &found.batches)?;
+
+        let mut events: Vec<(i64, Event)> = lines.into_iter().map(|l| (l.time, l.event)).collect();
+        let (mut core_history, mut rows) = (history, Vec::new());
+        let mut names = read_names(&*parts.store, &dir)?;
+        let mut spans = trimmed(checkpoint.spans, log.id(), state.scan_start, state.scan_seq);
+        for batch in &found.batches {
+            take_batch(&log, batch, &mut names, &mut spans, &mut rows)?;
+        }
+        let mended = mend_history(&mut core_history, &mut events, rows)?;
+        if mended > 0 {
+            report.notes.push(format!("{mended} epochs were in the journal and not yet in the history"));
+        }
+        let mut table = Table::new();
+        for (_, event) in &events {
+            match event {
+                Event::Epoch { row, .. } => {
+                    table.insert(row.clone())?;
+                }
+                Event::Withdrawn { epoch, op } => {
+                    table.withdraw(*epoch, *op);
+                }
+                _ => {}
+            }
+        }
+        let bases =
+            checkpoint.files.iter().map(|f| (f.disk, BasePlace { base: f.base, floor: f.floor })).collect();
+        let core = Core { checkpoints, history: core_history, events, table, spans, bases };
+        let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
+        let group = Self::assemble(parts, id, Assembly { log, index, core, names, gate });
+        if report.damage.is_none() {
+            let mut core = group.core.lock();
+            for disk in crate::group::checkpoint::ordinals(&group.names.lock()) {
+                core.bases.entry(disk).or_insert_with(|| empty_base(group.log.id()));
+            }
+            group.refresh_spans(&mut core);
+            group.refresh_live(&mut core)?;
+            let path = group.head_path(&core)?;
+            group.queue.lock().names = group.names.lock().at(&path);
+        }
+        Ok((Arc::new(group), report))
+    }
+
+    fn assemble(parts: GroupParts, id: GroupId, all: Assembly) -> Self {
+        let Assembly { log, index, core, names, gate } = all;
+        let place = chain_start(&log);
+        let path = Path::new([Interval { log: log.id(), from: Pos(0), to: Pos(u64::MAX) }]);
+        Self {
+            id,
+            dir: GroupParts::dir(id),
+            parts,
+            work: Mutex::new(()),
+            queue: Mutex::new(Queue {
+                gate,
+                appending: false,
+                pending: Vec::new(),
+                flushed: false,
+                names: Names::default(),
+            }),
+            idle: Condvar::new(),
+            names: Mutex::new(names),
+            live: RwLock::new(Arc::new(Live { path, files: HashMap::new() })),
+            chain: Mutex::new(place),
+            flushes: Mutex::new(Flushes::default()),
+            last_flush_ns: Default::default(),
+            writes_since_flush: Default::default(),
+            counters: Default::default(),
+            log,
+            index,
+            core: Mutex::new(core),
+        }
+    }
+}
+
+fn log_parts(parts: &GroupParts, id: GroupId) -> LogParts {
+    LogParts {
+        storage: parts.journal.clone(),
+        dir: GroupParts::dir(id).join("main"),
+        clock: parts.clock.clone(),
+        entropy: parts.entropy.clone(),
+        segment_bytes: parts.segment_bytes,
+    }
+}
+
+fn identity(parts: &GroupParts, id: GroupId, log: LogId) -> LogIdentity {
+    LogIdentity { store: parts.store_id, group: id, log, boot: parts.boot }
+}
+
+/// The newest place at which the chain's value is known without reading records.
+fn chain_start(log: &Log) -> ChainState {
+    let known = log.segments().into_iter().rev().find_map(|s| s.start_chain.map(|(m, v)| (s.first_batch(), m, v)));
+    let (place, moment, value) = known.unwrap_or((Pos(0), Moment::default(), [0; 32]));
+    ChainState { moment, value: ChainValue(value), place, at_segment: BTreeMap::new(), marks: BTreeMap::new() }
+}
+
+/// Spans as far as the log before the scan goes; the scan brings the rest (K3).
+fn trimmed(spans: Vec<Span>, log: LogId, scan_start: Pos, scan_seq: Seq) -> Spans {
+    let mut kept: Vec<Span> = spans.into_iter().filter(|s| s.log != log || s.from < scan_start).collect();
+    if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start) {
+        s.to = scan_start;
+        s.last_seq = scan_seq;
+    }
+    Spans(kept)
+}
+
+/// Names, spans and rows that a batch brings.
+fn take_batch(
+    log: &Log, batch: &BatchView, names: &mut NameLog, spans: &mut Spans, rows: &mut Vec<Row>,
+) -> Result<()> {
+    let seqs: Vec<Seq> = batch.records.iter().filter(|r| r.entry.kind.has_seq()).map(|r| r.entry.seq).collect();
+    if let (Some(first), Some(last)) = (seqs.first(), seqs.last()) {
+        spans.extend(log.id(), batch.epoch, batch.pos, batch.end(), *first, *last);
+    }
+    for r in &batch.records {
+        let e = &r.entry;
+        match e.kind {
+            RecordKind::Epoch => rows.push(Row::from_json(&log.payload(batch, r)?)?),
+            RecordKind::Add | RecordKind::Rename | RecordKind::Remove | RecordKind::Resize => {
+                let payload = log.payload(batch, r)?;
+                if let Some(change) = Change::of(e.kind, e.disk, e.offset, &payload)? {
+                    let place = LogPlace { log: log.id(), pos: batch.place(r) };
+                    names.push(Fact { place, moment: Moment { epoch: batch.epoch, seq: e.seq }, change });
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Runs that a crash has left unwritten are made from their segments; the scanned tail goes into memory.
+fn fill_index(log: &Log, index: &Index, scan_start: Pos, found: &[BatchView]) -> Result<()> {
+    for segment in log.segments() {
+        if segment.end <= segment.first_batch() || index.has_run(log.id(), segment.start, segment.end) {
+            continue;
+        }
+        let mut rows = Vec::new();
+        let mut entries = Vec::new();
+        let mut take = |batch: &BatchView| {
+            rows.push(BatchRow { first_seq: batch.header.first_seq, pos: batch.pos, wall_ns: batch.header.wall });
+            entries.extend(batch.records.iter().filter_map(|r| entry_of_stored(&r.entry, batch.place(r))));
+        };
+        if segment.start >= scan_start {
+            found.iter().filter(|b| inside(&segment, b.pos)).for_each(&mut take);
+        } else {
+            let mut pos = segment.first_batch();
+            while pos < segment.end {
+                let Some(batch) = log.batch_at(pos)? else { break };
+                take(&batch);
+                pos = batch.end();
+            }
+        }
+        index_segment(log, index, &segment, scan_start, &rows, &entries)?;
+    }
+    Ok(())
+}
+
+fn index_segment(
+    log: &Log, index: &Index, segment: &SegmentInfo, scan_start: Pos, rows: &[BatchRow], entries: &[Entry],
+) -> Result<()> {
+    if segment.start < scan_start {
+        return index.rebuild(log.id(), &[meta_of(segment)], rows, entries);
+    }
+    if !entries.is_empty() {
+        index.insert(log.id(), entries)?;
+    }
+    rows.iter().for_each(|row| index.push_batch(log.id(), *row));
+    index.rotate(log.id(), meta_of(segment))
+}
+
+fn inside(segment: &SegmentInfo, pos: Pos) -> bool {
+    segment.start <= pos && pos < segment.end
+}

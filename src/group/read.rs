@@ -1,0 +1,115 @@
+//! Reading the head and any other moment.
+
+use crate::base::BaseFile;
+use crate::format::Span;
+use crate::group::Group;
+use crate::group::group::Core;
+use crate::group::names::Names;
+use crate::index::{Interval, Path};
+use crate::view::{Sources, read};
+use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, Result, Seq};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A moment, opened: its names and its bytes. The base stays below it while it lives.
+pub struct MomentView {
+    /// Which moment, in normal form.
+    pub moment: Moment,
+    /// Names and sizes.
+    pub names: Names,
+    files: HashMap<DiskOrdinal, (Path, Option<Arc<BaseFile>>)>,
+}
+
+/// Tries of a read whose segment was freed between look-up and read.
+const TRIES: usize = 8;
+
+impl Group {
+    /// Reads the head: `buf` is filled from `offset`, with zeros beyond what the file has.
+    pub fn read_head(&self, disk: DiskOrdinal, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let live = self.live.read().clone();
+            let Some(file) = live.files.get(&disk) else {
+                // A file whose first record is not yet under a base: all of it is in the log.
+                let from = Sources { index: &self.index, payloads: &self.log, base: None };
+                return read(&from, &live.path, disk, offset, buf);
+            };
+            let from = Sources { index: &self.index, payloads: &self.log, base: file.base.as_deref() };
+            match read(&from, &file.path, disk, offset, buf) {
+                Err(e) if e.kind() == Kind::NotFound => last = Some(e),
+                done => return done,
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::new(Kind::Io, "the read was overtaken again and again")))
+    }
+
+    /// Opens a moment.
+    ///
+    /// # Errors
+    /// `NotFound` if it isn't held: never was, lies in a gap, or the base has passed it.
+    pub fn open_moment(&self, moment: Moment) -> Result<MomentView> {
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        let moment = core.table.norm(moment)?;
+        let path = self.path_of(&core, moment)?;
+        let names = self.names.lock().at(&path);
+        let mut files = HashMap::new();
+        for disk in names.files.keys() {
+            let place = core.bases.get(disk).copied();
+            let cut = match place {
+                Some(place) => {
+                    let on = |p: Option<crate::vocab::LogPlace>| p.and_then(|p| path.above(p.log, p.pos));
+                    match (on(place.base), on(place.floor)) {
+                        (Some(above), Some(_)) => above,
+                        _ => return Err(passed(moment)),
+                    }
+                }
+                None => path.clone(),
+            };
+            let base = match self.live.read().files.get(disk).and_then(|f| f.base.clone()) {
+                Some(base) => Some(base),
+                None => self.open_base(*disk)?,
+            };
+            files.insert(*disk, (cut, base));
+        }
+        Ok(MomentView { moment, names, files })
+    }
+
+    /// Reads a moment.
+    pub fn read_moment(&self, view: &MomentView, disk: DiskOrdinal, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let Some((path, base)) = view.files.get(&disk) else {
+            return Err(Error::new(Kind::NotFound, format!("file {disk} does not exist at {}", view.moment)));
+        };
+        read(&Sources { index: &self.index, payloads: &self.log, base: base.as_deref() }, path, disk, offset, buf)
+    }
+
+    /// The live path: its last interval takes whatever comes.
+    pub(crate) fn head_path(&self, core: &Core) -> Result<Path> {
+        let head = self.log.head().0;
+        if core.spans.0.is_empty() {
+            return Ok(Path::new([Interval { log: self.log.id(), from: Pos(0), to: Pos(u64::MAX) }]));
+        }
+        core.spans.path(&core.table, head, true, |span, seq| self.place_of(span, seq))
+    }
+
+    pub(crate) fn path_of(&self, core: &Core, moment: Moment) -> Result<Path> {
+        core.spans.path(&core.table, moment, false, |span, seq| self.place_of(span, seq))
+    }
+
+    /// The place of a record.
+    pub(crate) fn place_of(&self, span: &Span, seq: Seq) -> Result<Pos> {
+        let gone = || {
+            Error::new(Kind::NotFound, format!("record {seq} of epoch {} is no longer held", span.epoch.short()))
+        };
+        let stretch = Interval { log: span.log, from: span.from, to: span.to };
+        let row = self.index.batch_of_seq(stretch, seq)?.ok_or_else(gone)?;
+        let batch = self.log.batch_at(row.pos)?.ok_or_else(gone)?;
+        let record = batch.records.iter().find(|r| r.entry.seq == seq && r.entry.kind.has_seq());
+        record.map(|r| batch.place(r)).ok_or_else(gone)
+    }
+}
+
+fn passed(moment: Moment) -> Error {
+    Error::new(Kind::NotFound, format!("the base has passed {moment}"))
+        .advice("`ls recovery-points/` shows what is held; the window is set in `policy`")
+}

@@ -1,0 +1,194 @@
+//! Rounds: the base of each file moves up the path.
+//!
+//! In order, and the order is what keeps every view right at every instant of a crash:
+//!
+//! O1. The target is durable in the log.
+//! O2. A checkpoint says `floor := target`; then the bases are written and synced; then a checkpoint says
+//!     `base := target`. Between the two the file may hold either, and only moments at or above the target are
+//!     read from it.
+//! O3. A round that was torn is done again to the same target before anything else.
+//! O4. Segments are freed only below every base, and after a list and a checkpoint without them (J9).
+
+use crate::base::{BaseFile, Finished};
+use crate::group::Group;
+use crate::group::group::{BasePlace, Core, Counters};
+use crate::group::checkpoint::{empty_base, ordinals};
+use crate::group::left_out;
+use crate::index::{Path, Source};
+use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundDone {
+    /// Files whose bases were written.
+    pub files: usize,
+    /// Bytes written into bases.
+    pub bytes: u64,
+    /// Bytes of log freed.
+    pub freed: u64,
+}
+
+impl Group {
+    /// Moves every base up to `limit`, or to what is durable where that is `None`, and frees the log below.
+    /// Nothing that is needed may lie below the limit: the caller knows window, views and forks.
+    pub fn round(&self, limit: Option<LogPlace>) -> Result<RoundDone> {
+        let _work = self.work.lock();
+        let mut done = self.finish_torn()?;
+        let durable = if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
+        let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: durable });
+        self.move_bases(target, &mut done)?;
+        done.freed = self.free_below()?;
+        Ok(done)
+    }
+
+    /// O3.
+    fn finish_torn(&self) -> Result<RoundDone> {
+        let torn: Vec<(DiskOrdinal, BasePlace)> =
+            self.core.lock().bases.iter().filter(|(_, p)| p.base != p.floor).map(|(d, p)| (*d, *p)).collect();
+        let mut done = RoundDone::default();
+        for (disk, place) in torn {
+            let (Some(from), Some(to)) = (place.base, place.floor) else { continue };
+            self.write_base(disk, from, to, true, &mut done)?;
+            let mut core = self.core.lock();
+            core.bases.insert(disk, BasePlace { base: place.floor, floor: place.floor });
+            self.write_checkpoint(&mut core, false)?;
+            self.refresh_live(&mut core)?;
+        }
+        Ok(done)
+    }
+
+    fn move_bases(&self, target: LogPlace, done: &mut RoundDone) -> Result<()> {
+        let moved: Vec<(DiskOrdinal, LogPlace)> = {
+            let mut core = self.core.lock();
+            self.refresh_spans(&mut core);
+            for disk in ordinals(&self.names.lock()) {
+                core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
+            }
+            let path = self.head_path(&core)?;
+            let below = |p: LogPlace| path.until(target.log, target.pos).is_some_and(|t| t.above(p.log, p.pos).is_some());
+            let moved: Vec<_> =
+                core.bases.iter().filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b))).collect();
+            if moved.is_empty() {
+                return Ok(());
+            }
+            if !left_out("floor before base") {
+                for (disk, from) in &moved {
+                    core.bases.insert(*disk, BasePlace { base: Some(*from), floor: Some(target) });
+                }
+                self.write_checkpoint(&mut core, false)?;
+            }
+            moved
+        };
+        for (disk, from) in &moved {
+            self.write_base(*disk, *from, target, false, done)?;
+        }
+        let mut core = self.core.lock();
+        for (disk, _) in &moved {
+            core.bases.insert(*disk, BasePlace { base: Some(target), floor: Some(target) });
+        }
+        self.write_checkpoint(&mut core, false)?;
+        self.refresh_live(&mut core)
+    }
+
+    /// Writes what lies between two places of the path into a base, and syncs it.
+    fn write_base(&self, disk: DiskOrdinal, from: LogPlace, to: LogPlace, again: bool, done: &mut RoundDone) -> Result<()> {
+        let path = {
+            let core = self.core.lock();
+            self.head_path(&core)?
+        };
+        let Some(until) = path.until(to.log, to.pos) else { return Ok(()) };
+        let Some(between) = until.above(from.log, from.pos) else { return Ok(()) };
+        let size = self.names.lock().at(&until).files.get(&disk).map(|f| f.size);
+        let Some(size) = size else { return self.drop_base(disk) };
+        let base = self.base_for_writing(disk, size)?;
+        for attempt in 0..3 {
+            match self.write_once(&base, disk, &between, size, again || attempt > 0, done)? {
+                None => {
+                    done.files += 1;
+                    return Ok(());
+                }
+                Some(e) if attempt == 2 => return Err(e),
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// `Some` if all of it has to be written again.
+    fn write_once(
+        &self, base: &BaseFile, disk: DiskOrdinal, between: &Path, size: u64, again: bool, done: &mut RoundDone,
+    ) -> Result<Option<Error>> {
+        let mut round = if again { base.repeat(size)? } else { base.round(size)? };
+        let mut buf = Vec::new();
+        for extent in self.index.scan(between, disk, 0, size)? {
+            let extent = extent?;
+            let len = extent.len.min(size - extent.offset);
+            match extent.source {
+                Source::Below => {}
+                Source::Zero => round.discard(extent.offset, len)?,
+                Source::Data { entry, skip, .. } => {
+                    buf.resize(len as usize, 0);
+                    self.log.read_payload(entry.pos, entry.len, entry.crc, skip, &mut buf)?;
+                    round.data(extent.offset, &buf)?;
+                    done.bytes += len;
+                    Counters::add(&self.counters.base_bytes, len);
+                }
+            }
+        }
+        Ok(match round.finish()? {
+            Finished::Durable(_) => None,
+            Finished::WriteAgain(e) => Some(e),
+        })
+    }
+
+    fn base_for_writing(&self, disk: DiskOrdinal, size: u64) -> Result<std::sync::Arc<BaseFile>> {
+        if let Some(base) = self.live.read().files.get(&disk).and_then(|f| f.base.clone()) {
+            return Ok(base);
+        }
+        let path = self.base_path(disk);
+        let base = match BaseFile::create(&*self.parts.store, &path, size) {
+            Ok(base) => base,
+            Err(e) if e.kind() == Kind::Exists => BaseFile::open(&*self.parts.store, &path)?,
+            Err(e) => return Err(e),
+        };
+        base.sync()?;
+        self.parts.store.sync_dir(&self.dir)?;
+        Ok(std::sync::Arc::new(base))
+    }
+
+    /// The file is gone at the target: so is its base, if no moment needs it.
+    fn drop_base(&self, disk: DiskOrdinal) -> Result<()> {
+        let path = self.base_path(disk);
+        if self.parts.store.exists(&path)? {
+            self.parts.store.remove(&path)?;
+        }
+        Ok(())
+    }
+
+    /// O4: segments whose every place lies below every base on the live path.
+    fn free_below(&self) -> Result<u64> {
+        let (edge, path) = {
+            let core = self.core.lock();
+            let path = self.head_path(&core)?;
+            let lowest = core.bases.values().filter_map(|p| p.floor.min(p.base)).min_by_key(|p| p.pos);
+            let Some(edge) = lowest else { return Ok(0) };
+            (edge, path)
+        };
+        let free: Vec<Pos> = self.log.segments().iter().filter(|s| s.end <= edge.pos).map(|s| s.start).collect();
+        let last = self.log.segments().last().map(|s| s.start);
+        let free: Vec<Pos> = free.into_iter().filter(|s| Some(*s) != last).collect();
+        if free.is_empty() {
+            return Ok(0);
+        }
+        self.names.lock().advance(&path, edge, |_| false);
+        self.full_checkpoint(false)?;
+        self.log.write_list_without(&free)?;
+        self.index.drop_below(self.log.id(), edge.pos)?;
+        self.log.release(&free)
+    }
+
+    pub(crate) fn base_places(&self) -> Vec<(DiskOrdinal, BasePlace)> {
+        let core: parking_lot::MutexGuard<'_, Core> = self.core.lock();
+        core.bases.iter().map(|(d, p)| (*d, *p)).collect()
+    }
+}
