@@ -57,7 +57,9 @@ impl Group {
             }
         }
         let segments = self.log.segments();
-        let holds = |s: &&SegmentInfo| s.epoch == moment.epoch && s.first_seq <= moment.seq && moment.seq <= s.last_seq;
+        let holds = |s: &&SegmentInfo| {
+            s.epoch == moment.epoch && s.first_seq <= moment.seq && moment.seq <= s.last_seq
+        };
         let Some(segment) = segments.iter().find(holds) else { return Ok(None) };
         let known = self.chain.lock().at_segment.get(&segment.start).copied();
         let known = known.or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
@@ -98,7 +100,10 @@ impl Group {
     fn step(&self, at: At, batch: &BatchView, r: &RecordView, payload: &[u8]) -> Result<At> {
         let e = &r.entry;
         if e.seq != at.moment.seq.next() {
-            return Err(Error::new(Kind::Damaged, format!("record {} follows {} in the chain", e.seq, at.moment.seq)));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("record {} follows {} in the chain", e.seq, at.moment.seq),
+            ));
         }
         let record = ChainRecord {
             epoch: batch.epoch,

@@ -44,7 +44,11 @@ impl Group {
             history_lines: core.history.count(),
             history_crc: core.history.crc(),
             spans: core.spans.0.clone(),
-            files: core.bases.iter().map(|(disk, p)| FileState { disk: *disk, base: p.base, floor: p.floor }).collect(),
+            files: core
+                .bases
+                .iter()
+                .map(|(disk, p)| FileState { disk: *disk, base: p.base, floor: p.floor })
+                .collect(),
             age: self.parts.clock.boot_ns(),
             wall: self.parts.clock.wall_ns(),
             closed,
@@ -124,7 +128,9 @@ pub(crate) fn empty_base(log: crate::vocab::LogId) -> BasePlace {
 
 /// Rows that the journal holds and the history lacks (E4 of `epoch`): their lines are written now.
 pub(crate) fn mend_history(
-    history: &mut HistoryFile, events: &mut Vec<(i64, Event)>, rows: Vec<crate::history::Row>,
+    history: &mut HistoryFile,
+    events: &mut Vec<(i64, Event)>,
+    rows: Vec<crate::history::Row>,
 ) -> Result<usize> {
     let known = |events: &[(i64, Event)], row: &crate::history::Row| {
         events.iter().any(|(_, e)| matches!(e, Event::Epoch { row: r, .. } if r.epoch == row.epoch))

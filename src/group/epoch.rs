@@ -27,7 +27,10 @@ impl Group {
         let (head, end) = self.log.head();
         let at = self.follow_chain(end)?;
         if at.moment != head {
-            return Err(Error::new(Kind::Damaged, format!("the chain ends at {}, the log at {head}", at.moment)));
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("the chain ends at {}, the log at {head}", at.moment),
+            ));
         }
         let fork = Some((head, at.value));
         self.begin_epoch(&mut core, Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None })?;
@@ -80,7 +83,12 @@ impl Group {
         let (head, end) = self.log.head();
         let Some(open) = self.log.segments().into_iter().next_back() else { return };
         match core.spans.0.last_mut() {
-            Some(s) if s.log == self.log.id() && s.epoch == head.epoch && s.jump.is_none() && head.seq >= s.last_seq => {
+            Some(s)
+                if s.log == self.log.id()
+                    && s.epoch == head.epoch
+                    && s.jump.is_none()
+                    && head.seq >= s.last_seq =>
+            {
                 s.to = end;
                 s.last_seq = head.seq;
             }

@@ -10,8 +10,12 @@ use crate::group::spans::Spans;
 use crate::group::write::{entry_of_stored, meta_of};
 use crate::history::{ChainValue, Event, Row, RowKind, Table};
 use crate::index::{BatchRow, Entry, Index, Interval, Path};
-use crate::journal::{BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict};
-use crate::vocab::{EpochId, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, RecordKind, Result, Seq, Token};
+use crate::journal::{
+    BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict,
+};
+use crate::vocab::{
+    EpochId, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, RecordKind, Result, Seq, Token,
+};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as FilePath;
@@ -184,9 +188,16 @@ fn identity(parts: &GroupParts, id: GroupId, log: LogId) -> LogIdentity {
 
 /// The newest place at which the chain's value is known without reading records.
 fn chain_start(log: &Log) -> ChainState {
-    let known = log.segments().into_iter().rev().find_map(|s| s.start_chain.map(|(m, v)| (s.first_batch(), m, v)));
+    let known =
+        log.segments().into_iter().rev().find_map(|s| s.start_chain.map(|(m, v)| (s.first_batch(), m, v)));
     let (place, moment, value) = known.unwrap_or((Pos(0), Moment::default(), [0; 32]));
-    ChainState { moment, value: ChainValue(value), place, at_segment: BTreeMap::new(), marks: BTreeMap::new() }
+    ChainState {
+        moment,
+        value: ChainValue(value),
+        place,
+        at_segment: BTreeMap::new(),
+        marks: BTreeMap::new(),
+    }
 }
 
 /// Spans as far as the log before the scan goes; the scan brings the rest (K3).
@@ -201,9 +212,14 @@ fn trimmed(spans: Vec<Span>, log: LogId, scan_start: Pos, scan_seq: Seq) -> Span
 
 /// Names, spans and rows that a batch brings.
 fn take_batch(
-    log: &Log, batch: &BatchView, names: &mut NameLog, spans: &mut Spans, rows: &mut Vec<Row>,
+    log: &Log,
+    batch: &BatchView,
+    names: &mut NameLog,
+    spans: &mut Spans,
+    rows: &mut Vec<Row>,
 ) -> Result<()> {
-    let seqs: Vec<Seq> = batch.records.iter().filter(|r| r.entry.kind.has_seq()).map(|r| r.entry.seq).collect();
+    let seqs: Vec<Seq> =
+        batch.records.iter().filter(|r| r.entry.kind.has_seq()).map(|r| r.entry.seq).collect();
     if let (Some(first), Some(last)) = (seqs.first(), seqs.last()) {
         spans.extend(log.id(), batch.epoch, batch.pos, batch.end(), *first, *last);
     }
@@ -233,7 +249,11 @@ fn fill_index(log: &Log, index: &Index, scan_start: Pos, found: &[BatchView]) ->
         let mut rows = Vec::new();
         let mut entries = Vec::new();
         let mut take = |batch: &BatchView| {
-            rows.push(BatchRow { first_seq: batch.header.first_seq, pos: batch.pos, wall_ns: batch.header.wall });
+            rows.push(BatchRow {
+                first_seq: batch.header.first_seq,
+                pos: batch.pos,
+                wall_ns: batch.header.wall,
+            });
             entries.extend(batch.records.iter().filter_map(|r| entry_of_stored(&r.entry, batch.place(r))));
         };
         if segment.start >= scan_start {
@@ -252,7 +272,12 @@ fn fill_index(log: &Log, index: &Index, scan_start: Pos, found: &[BatchView]) ->
 }
 
 fn index_segment(
-    log: &Log, index: &Index, segment: &SegmentInfo, scan_start: Pos, rows: &[BatchRow], entries: &[Entry],
+    log: &Log,
+    index: &Index,
+    segment: &SegmentInfo,
+    scan_start: Pos,
+    rows: &[BatchRow],
+    entries: &[Entry],
 ) -> Result<()> {
     if segment.start < scan_start {
         return index.rebuild(log.id(), &[meta_of(segment)], rows, entries);

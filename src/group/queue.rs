@@ -97,8 +97,10 @@ impl Gate {
                 .advice("See `status` and `allowed` of the VM")),
             Self::Target => Err(Error::new(Kind::ReadOnly, "the disks of a target are read-only")
                 .advice("`failover` makes them writable")),
-            Self::Stopped => Err(Error::new(Kind::Poisoned, "the group was stopped by damage or a failed sync")
-                .advice("See `health` of the VM")),
+            Self::Stopped => {
+                Err(Error::new(Kind::Poisoned, "the group was stopped by damage or a failed sync")
+                    .advice("See `health` of the VM"))
+            }
         }
     }
 }
@@ -132,8 +134,12 @@ impl Queue {
             Op::Write { offset, data } if !data.is_empty() => {
                 out.push(queued(disk, RecordKind::Write, offset, data.len() as u64, Cow::Borrowed(data)));
             }
-            Op::Zero { offset, length, .. } => push_range(&mut out, disk, RecordKind::Zero, offset, length, size),
-            Op::Discard { offset, length } => push_range(&mut out, disk, RecordKind::Discard, offset, length, size),
+            Op::Zero { offset, length, .. } => {
+                push_range(&mut out, disk, RecordKind::Zero, offset, length, size)
+            }
+            Op::Discard { offset, length } => {
+                push_range(&mut out, disk, RecordKind::Discard, offset, length, size)
+            }
             _ => {}
         }
         self.join(&mut out);
@@ -145,7 +151,9 @@ impl Queue {
         self.gate.check()?;
         let json = |e: serde_json::Error| Error::new(Kind::Invalid, format!("names can't be written: {e}"));
         let (disk, kind, payload) = match change {
-            Change::Add(disk, add) => (*disk, RecordKind::Add, serde_json::to_vec::<AddPayload>(add).map_err(json)?),
+            Change::Add(disk, add) => {
+                (*disk, RecordKind::Add, serde_json::to_vec::<AddPayload>(add).map_err(json)?)
+            }
             Change::Rename(disk, r) => {
                 (*disk, RecordKind::Rename, serde_json::to_vec::<RenamePayload>(r).map_err(json)?)
             }
@@ -173,12 +181,25 @@ impl Queue {
     }
 }
 
-fn queued(disk: DiskOrdinal, kind: RecordKind, offset: u64, length: u64, payload: Cow<'_, [u8]>) -> Queued<'_> {
+fn queued(
+    disk: DiskOrdinal,
+    kind: RecordKind,
+    offset: u64,
+    length: u64,
+    payload: Cow<'_, [u8]>,
+) -> Queued<'_> {
     Queued { disk, kind, flags: 0, offset, length, payload }
 }
 
 /// Ranges end with the file.
-fn push_range(out: &mut Vec<Queued<'_>>, disk: DiskOrdinal, kind: RecordKind, offset: u64, length: u64, size: u64) {
+fn push_range(
+    out: &mut Vec<Queued<'_>>,
+    disk: DiskOrdinal,
+    kind: RecordKind,
+    offset: u64,
+    length: u64,
+    size: u64,
+) {
     let length = length.min(size.saturating_sub(offset));
     if length > 0 {
         out.push(queued(disk, kind, offset, length, Cow::Borrowed(&[])));

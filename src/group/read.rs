@@ -76,11 +76,23 @@ impl Group {
     }
 
     /// Reads a moment.
-    pub fn read_moment(&self, view: &MomentView, disk: DiskOrdinal, offset: u64, buf: &mut [u8]) -> Result<()> {
+    pub fn read_moment(
+        &self,
+        view: &MomentView,
+        disk: DiskOrdinal,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<()> {
         let Some((path, base)) = view.files.get(&disk) else {
             return Err(Error::new(Kind::NotFound, format!("file {disk} does not exist at {}", view.moment)));
         };
-        read(&Sources { index: &self.index, payloads: &self.log, base: base.as_deref() }, path, disk, offset, buf)
+        read(
+            &Sources { index: &self.index, payloads: &self.log, base: base.as_deref() },
+            path,
+            disk,
+            offset,
+            buf,
+        )
     }
 
     /// The live path: its last interval takes whatever comes.
@@ -99,7 +111,10 @@ impl Group {
     /// The place of a record.
     pub(crate) fn place_of(&self, span: &Span, seq: Seq) -> Result<Pos> {
         let gone = || {
-            Error::new(Kind::NotFound, format!("record {seq} of epoch {} is no longer held", span.epoch.short()))
+            Error::new(
+                Kind::NotFound,
+                format!("record {seq} of epoch {} is no longer held", span.epoch.short()),
+            )
         };
         let stretch = Interval { log: span.log, from: span.from, to: span.to };
         let row = self.index.batch_of_seq(stretch, seq)?.ok_or_else(gone)?;

@@ -11,8 +11,8 @@
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
-use crate::group::group::{BasePlace, Core, Counters};
 use crate::group::checkpoint::{empty_base, ordinals};
+use crate::group::group::{BasePlace, Core, Counters};
 use crate::group::left_out;
 use crate::index::{Path, Source};
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
@@ -34,7 +34,8 @@ impl Group {
     pub fn round(&self, limit: Option<LogPlace>) -> Result<RoundDone> {
         let _work = self.work.lock();
         let mut done = self.finish_torn()?;
-        let durable = if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
+        let durable =
+            if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
         let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: durable });
         self.move_bases(target, &mut done)?;
         done.freed = self.free_below()?;
@@ -65,9 +66,14 @@ impl Group {
                 core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
             }
             let path = self.head_path(&core)?;
-            let below = |p: LogPlace| path.until(target.log, target.pos).is_some_and(|t| t.above(p.log, p.pos).is_some());
-            let moved: Vec<_> =
-                core.bases.iter().filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b))).collect();
+            let below = |p: LogPlace| {
+                path.until(target.log, target.pos).is_some_and(|t| t.above(p.log, p.pos).is_some())
+            };
+            let moved: Vec<_> = core
+                .bases
+                .iter()
+                .filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b)))
+                .collect();
             if moved.is_empty() {
                 return Ok(());
             }
@@ -91,7 +97,14 @@ impl Group {
     }
 
     /// Writes what lies between two places of the path into a base, and syncs it.
-    fn write_base(&self, disk: DiskOrdinal, from: LogPlace, to: LogPlace, again: bool, done: &mut RoundDone) -> Result<()> {
+    fn write_base(
+        &self,
+        disk: DiskOrdinal,
+        from: LogPlace,
+        to: LogPlace,
+        again: bool,
+        done: &mut RoundDone,
+    ) -> Result<()> {
         let path = {
             let core = self.core.lock();
             self.head_path(&core)?
@@ -116,7 +129,13 @@ impl Group {
 
     /// `Some` if all of it has to be written again.
     fn write_once(
-        &self, base: &BaseFile, disk: DiskOrdinal, between: &Path, size: u64, again: bool, done: &mut RoundDone,
+        &self,
+        base: &BaseFile,
+        disk: DiskOrdinal,
+        between: &Path,
+        size: u64,
+        again: bool,
+        done: &mut RoundDone,
     ) -> Result<Option<Error>> {
         let mut round = if again { base.repeat(size)? } else { base.round(size)? };
         let mut buf = Vec::new();
@@ -174,7 +193,8 @@ impl Group {
             let Some(edge) = lowest else { return Ok(0) };
             (edge, path)
         };
-        let free: Vec<Pos> = self.log.segments().iter().filter(|s| s.end <= edge.pos).map(|s| s.start).collect();
+        let free: Vec<Pos> =
+            self.log.segments().iter().filter(|s| s.end <= edge.pos).map(|s| s.start).collect();
         let last = self.log.segments().last().map(|s| s.start);
         let free: Vec<Pos> = free.into_iter().filter(|s| Some(*s) != last).collect();
         if free.is_empty() {

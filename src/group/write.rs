@@ -48,7 +48,10 @@ impl Group {
     }
 
     /// As [`Self::change`], where the change follows from the names of that instant (a new ordinal, say).
-    pub fn change_with(&self, make: impl FnOnce(&crate::group::names::Names) -> Result<Change>) -> Result<()> {
+    pub fn change_with(
+        &self,
+        make: impl FnOnce(&crate::group::names::Names) -> Result<Change>,
+    ) -> Result<()> {
         let (send, receive) = std::sync::mpsc::channel();
         let reply: Reply = Box::new(move |result| {
             let _ = send.send(result);
@@ -87,9 +90,12 @@ impl Group {
     }
 
     fn append_all(&self, mut pending: Vec<Pending<'_>>) {
-        let records: Vec<Queued<'_>> = pending.iter_mut().flat_map(|p| std::mem::take(&mut p.records)).collect();
+        let records: Vec<Queued<'_>> =
+            pending.iter_mut().flat_map(|p| std::mem::take(&mut p.records)).collect();
         match self.append(&records) {
-            Ok(end) => pending.into_iter().for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
+            Ok(end) => pending
+                .into_iter()
+                .for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
             Err(e) => {
                 if self.log.is_poisoned().is_some() {
                     self.queue.lock().gate = Gate::Stopped;
@@ -163,7 +169,10 @@ impl Group {
             if !entries.is_empty() {
                 self.index.insert(log, &entries)?;
             }
-            self.index.push_batch(log, BatchRow { first_seq: batch.first_seq, pos: batch.pos, wall_ns: batch.wall });
+            self.index.push_batch(
+                log,
+                BatchRow { first_seq: batch.first_seq, pos: batch.pos, wall_ns: batch.wall },
+            );
         }
         Ok(())
     }
@@ -191,7 +200,13 @@ pub(crate) fn meta_of(info: &SegmentInfo) -> SegmentMeta {
 /// The version that a record is; `None` for records that change no bytes. A file that shrinks loses what lay
 /// behind: if it grows again, zeros are there.
 pub(crate) fn entry_of(
-    kind: RecordKind, disk: DiskOrdinal, offset: u64, length: u64, zeros: bool, pos: Pos, crc: u32,
+    kind: RecordKind,
+    disk: DiskOrdinal,
+    offset: u64,
+    length: u64,
+    zeros: bool,
+    pos: Pos,
+    crc: u32,
 ) -> Option<Entry> {
     let (offset, len, content) = match kind {
         RecordKind::Write | RecordKind::Fill if zeros => (offset, length, Content::Zero),
@@ -201,7 +216,14 @@ pub(crate) fn entry_of(
         RecordKind::Resize if offset < length => (offset, length - offset, Content::Discard),
         _ => return None,
     };
-    (len > 0).then_some(Entry { disk, offset, len, pos, content, crc: if content == Content::Data { crc } else { 0 } })
+    (len > 0).then_some(Entry {
+        disk,
+        offset,
+        len,
+        pos,
+        content,
+        crc: if content == Content::Data { crc } else { 0 },
+    })
 }
 
 /// As [`entry_of`], of a record that was read back.

@@ -42,12 +42,10 @@ pub fn read(from: &Sources<'_>, path: &Path, disk: DiskOrdinal, offset: u64, buf
             Source::Data { log, entry, skip } => {
                 from.payloads.read(log, entry.pos, entry.len, entry.crc, skip, part)?;
             }
-            Source::Below => {
-                match from.base {
-                    Some(base) => base.read(part, extent.offset)?,
-                    None => part.fill(0),
-                }
-            }
+            Source::Below => match from.base {
+                Some(base) => base.read(part, extent.offset)?,
+                None => part.fill(0),
+            },
         }
     }
     Ok(())
