@@ -18,6 +18,10 @@ pub struct Span {
     pub first_seq: Seq,
     /// Seq of the last; one less than the first if there is none.
     pub last_seq: Seq,
+    /// Where the line leaves the span before it on the line: the place behind the record that it forks from.
+    /// Known for good once the span was begun, so that the path can be named when that record is freed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_end: Option<Pos>,
     /// A jump: the span is a staging log that leads from this moment to the end of `epoch` at `last_seq`. The
     /// moments between do not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]

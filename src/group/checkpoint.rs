@@ -2,9 +2,10 @@
 //!
 //! K1. Before it is written everything that it speaks of is durable: log, runs, names, list of segments.
 //! K2. It is what makes a line of the history count.
+//! K4. Only a full checkpoint moves the begin of the scan; the others leave it where list, runs and names are whole.
 //! K3. Names and spans beyond the durable place are not in it: a power loss may take them.
 
-use crate::format::{Checkpoint, FileState};
+use crate::format::{Checkpoint, FileState, LogState};
 use crate::group::Group;
 use crate::group::group::{BasePlace, Core};
 use crate::group::names::NameLog;
@@ -31,12 +32,15 @@ impl Group {
         self.refresh_spans(&mut core);
         self.write_names()?;
         self.log.write_list()?;
+        core.scan = self.log.checkpoint_state();
         self.write_checkpoint(&mut core, closed)
     }
 
     /// Writes the slots only: after a line of the history, or when a base has moved.
     pub(crate) fn write_checkpoint(&self, core: &mut Core, closed: bool) -> Result<()> {
-        let logs = vec![self.log.checkpoint_state()];
+        // K4: the scan begins where the last full one said: what lies before has its list, runs and names.
+        let now = self.log.checkpoint_state();
+        let logs = vec![LogState { durable: now.durable, allocated: now.allocated, ..core.scan.clone() }];
         let head = self.log.head().0;
         let checkpoint = Checkpoint {
             logs,

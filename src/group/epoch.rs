@@ -73,9 +73,31 @@ impl Group {
         }
         core.table.insert(row.clone())?;
         self.refresh_spans(core);
+        self.find_parent_ends(core)?;
         self.refresh_live(core)?;
         self.record(core, Event::Epoch { row, own: true })?;
         Ok(epoch)
+    }
+
+    /// Remembers where each span leaves the one before it on its line, while that record is still held.
+    pub(crate) fn find_parent_ends(&self, core: &mut Core) -> Result<()> {
+        for at in 0..core.spans.0.len() {
+            let span = &core.spans.0[at];
+            if span.parent_end.is_some() || span.jump.is_some() || span.first_seq.0 <= 1 {
+                continue;
+            }
+            let before = core
+                .table
+                .norm(Moment { epoch: span.epoch, seq: crate::vocab::Seq(span.first_seq.0 - 1) })?;
+            let Some(parent) = core.spans.of(before).filter(|p| p.from != span.from) else { continue };
+            let end = if before.seq == parent.last_seq {
+                parent.to
+            } else {
+                crate::vocab::Pos(self.place_of(parent, before.seq)?.0 + 1)
+            };
+            core.spans.0[at].parent_end = Some(end);
+        }
+        Ok(())
     }
 
     /// Brings the newest span up to the log's head.

@@ -12,6 +12,7 @@
 //! G3. The gate is read under the queue's lock: once it is closed no later request enters.
 
 use crate::base::{BaseFile, base_name};
+use crate::format::LogState;
 use crate::group::names::{NameLog, Names};
 use crate::group::queue::Queue;
 use crate::group::spans::Spans;
@@ -64,6 +65,8 @@ pub(crate) struct BasePlace {
 
 pub(crate) struct Core {
     pub(crate) checkpoints: CheckpointFile,
+    /// Where the newest full checkpoint lets the scan begin.
+    pub(crate) scan: LogState,
     pub(crate) history: HistoryFile,
     pub(crate) events: Vec<(i64, Event)>,
     pub(crate) table: Table,
@@ -234,5 +237,49 @@ impl Group {
             Err(e) if e.kind() == Kind::NotFound => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Where everything lies, in words, for messages of failed tests and for `inspect`.
+    pub fn layout(&self) -> String {
+        use std::fmt::Write;
+        let mut out = String::new();
+        let core = self.core.lock();
+        for s in self.log.segments() {
+            let _ = writeln!(
+                out,
+                "segment {}..{} of {}, seq {}..{}",
+                s.start,
+                s.end,
+                s.epoch.short(),
+                s.first_seq,
+                s.last_seq
+            );
+        }
+        for s in &core.spans.0 {
+            let _ = writeln!(
+                out,
+                "span {}..{} of {}, seq {}..{}, parent end {:?}",
+                s.from,
+                s.to,
+                s.epoch.short(),
+                s.first_seq,
+                s.last_seq,
+                s.parent_end
+            );
+        }
+        for (disk, p) in &core.bases {
+            let _ = writeln!(
+                out,
+                "file {disk}: base {:?}, floor {:?}",
+                p.base.map(|b| b.pos),
+                p.floor.map(|b| b.pos)
+            );
+        }
+        let (edge, facts) = {
+            let names = self.names.lock();
+            (names.edge.map(|e| e.pos), names.facts.len())
+        };
+        let _ = writeln!(out, "names from {edge:?}, {facts} facts; live {:?}", self.live.read().path);
+        out
     }
 }

@@ -2,6 +2,7 @@
 
 mod chain;
 mod checkpoint;
+mod decide;
 mod epoch;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
@@ -33,3 +34,6 @@ pub(crate) fn left_out(_rule: &str) -> bool {
 pub(crate) fn left_out(rule: &str) -> bool {
     crate::journal::left_out(rule)
 }
+
+#[cfg(test)]
+mod tests;

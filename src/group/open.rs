@@ -54,11 +54,14 @@ impl Group {
         let first = Checkpoint { logs: vec![log.checkpoint_state()], ..Checkpoint::default() };
         let checkpoints = CheckpointFile::create(&*parts.store, &dir.join(CHECKPOINT), &first)?;
         let history = HistoryFile::create(parts.store.clone(), &dir.join(HISTORY))?;
-        parts.store.sync_dir(FilePath::new("groups"))?;
-        parts.journal.sync_dir(FilePath::new("groups"))?;
+        for storage in [&parts.store, &parts.journal] {
+            storage.sync_dir(FilePath::new("groups"))?;
+            storage.sync_dir(FilePath::new(""))?;
+        }
         let (index, _) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
         let core = Core {
             checkpoints,
+            scan: log.checkpoint_state(),
             history,
             events: Vec::new(),
             table: Table::new(),
@@ -125,7 +128,8 @@ impl Group {
         }
         let bases =
             checkpoint.files.iter().map(|f| (f.disk, BasePlace { base: f.base, floor: f.floor })).collect();
-        let core = Core { checkpoints, history: core_history, events, table, spans, bases };
+        let core =
+            Core { checkpoints, scan: state.clone(), history: core_history, events, table, spans, bases };
         let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
         let group = Self::assemble(parts, id, Assembly { log, index, core, names, gate });
         if report.damage.is_none() {
@@ -134,6 +138,7 @@ impl Group {
                 core.bases.entry(disk).or_insert_with(|| empty_base(group.log.id()));
             }
             group.refresh_spans(&mut core);
+            group.find_parent_ends(&mut core)?;
             group.refresh_live(&mut core)?;
             let path = group.head_path(&core)?;
             group.queue.lock().names = group.names.lock().at(&path);

@@ -12,7 +12,7 @@
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
 use crate::group::checkpoint::{empty_base, ordinals};
-use crate::group::group::{BasePlace, Core, Counters};
+use crate::group::group::{BasePlace, Counters};
 use crate::group::left_out;
 use crate::index::{Path, Source};
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
@@ -205,10 +205,5 @@ impl Group {
         self.log.write_list_without(&free)?;
         self.index.drop_below(self.log.id(), edge.pos)?;
         self.log.release(&free)
-    }
-
-    pub(crate) fn base_places(&self) -> Vec<(DiskOrdinal, BasePlace)> {
-        let core: parking_lot::MutexGuard<'_, Core> = self.core.lock();
-        core.bases.iter().map(|(d, p)| (*d, *p)).collect()
     }
 }

@@ -47,7 +47,16 @@ impl Spans {
             s.last_seq = s.last_seq.max(last);
             return;
         }
-        self.0.push(Span { epoch, log, from, to, first_seq: first, last_seq: last, jump: None });
+        self.0.push(Span {
+            epoch,
+            log,
+            from,
+            to,
+            first_seq: first,
+            last_seq: last,
+            parent_end: None,
+            jump: None,
+        });
     }
 
     /// The path of a moment. `place_of` finds the place of a record (epoch and seq) that ends the path inside a
@@ -65,6 +74,7 @@ impl Spans {
         let mut intervals = Vec::new();
         let mut at = Some(table.norm(moment).map_err(named)?);
         let mut newest = open;
+        let mut known_end = None;
         while let Some(moment) = at {
             if moment.seq == Seq(0) {
                 break;
@@ -75,12 +85,15 @@ impl Spans {
             })?;
             let to = if newest {
                 Pos(u64::MAX)
+            } else if let Some(end) = known_end {
+                end
             } else if moment.seq == span.last_seq {
                 span.to
             } else {
                 Pos(place_of(span, moment.seq)?.0 + 1)
             };
             newest = false;
+            known_end = span.parent_end;
             intervals.push(Interval { log: span.log, from: span.from, to });
             at = match &span.jump {
                 Some(jump) => jump.from.map(|m| table.norm(m)).transpose().map_err(named)?,

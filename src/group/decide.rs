@@ -1,0 +1,77 @@
+//! Decisions at this site: the group goes on from a moment, newest or older, in an epoch of its own.
+
+use crate::group::Group;
+use crate::group::epoch::Begin;
+use crate::group::queue::Gate;
+use crate::history::RowKind;
+use crate::vocab::{EpochId, Error, Kind, LogPlace, Moment, Result, Token};
+
+impl Group {
+    /// Closes the gate and waits until what had entered is appended. Nothing enters after it (G3).
+    pub fn freeze(&self, gate: Gate) {
+        let mut queue = self.queue.lock();
+        queue.gate = gate;
+        while queue.appending {
+            self.idle.wait(&mut queue);
+        }
+    }
+
+    /// Opens the gate for writers; an epoch is begun before their first record.
+    pub fn thaw(&self) {
+        self.queue.lock().gate = Gate::Open { begun: false };
+    }
+
+    /// Who may write now.
+    pub fn gate(&self) -> Gate {
+        self.queue.lock().gate
+    }
+
+    /// Goes on from `moment` as a writer: the row is the decision, and it is durable when this returns. What lay
+    /// behind the moment is a branch from then on. Disks are writable at once, whatever their size.
+    ///
+    /// # Errors
+    /// `NotFound` if the moment isn't held or the base has passed it. The gate is as before then.
+    pub fn decide(
+        &self,
+        moment: Moment,
+        kind: RowKind,
+        op: Token,
+        overrules: Option<EpochId>,
+    ) -> Result<Moment> {
+        let _work = self.work.lock();
+        let before = self.gate();
+        self.freeze(Gate::Frozen);
+        let decided = self.decide_frozen(moment, kind, op, overrules);
+        self.queue.lock().gate = if decided.is_ok() { Gate::Open { begun: true } } else { before };
+        decided
+    }
+
+    fn decide_frozen(
+        &self,
+        moment: Moment,
+        kind: RowKind,
+        op: Token,
+        overrules: Option<EpochId>,
+    ) -> Result<Moment> {
+        self.log.sync()?;
+        let view = self.open_moment(moment)?;
+        let value = self.chain_value(view.moment)?.ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("the records of {moment} are no longer held"))
+        })?;
+        let mut core = self.core.lock();
+        let fork = Some((view.moment, value));
+        let epoch = self.begin_epoch(&mut core, Begin { fork, kind, op, overrules })?;
+        self.queue.lock().names = view.names;
+        Ok(Moment { epoch, seq: view.moment.seq.next() })
+    }
+
+    /// The place behind a moment: where a base stands that has everything up to it.
+    pub fn place_behind(&self, moment: Moment) -> Result<LogPlace> {
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        let path = self.path_of(&core, moment)?;
+        let last = path.intervals().last();
+        last.map(|i| LogPlace { log: i.log, pos: i.to })
+            .ok_or_else(|| Error::new(Kind::NotFound, format!("{moment} is before every record")))
+    }
+}

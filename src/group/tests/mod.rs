@@ -1,0 +1,8 @@
+//! A whole group on a device with a volatile cache, against a plain model of its files.
+//!
+//! The model keeps the image of every moment, by the moment's name. After any recovery the head must be a moment
+//! at or past the last completed flush, and show exactly its image; and so must each moment inside the window, at
+//! any time, while the base moves.
+
+mod model;
+mod schedule;
