@@ -90,11 +90,8 @@ impl Group {
                 .table
                 .norm(Moment { epoch: span.epoch, seq: crate::vocab::Seq(span.first_seq.0 - 1) })?;
             let Some(parent) = core.spans.of(before).filter(|p| p.from != span.from) else { continue };
-            let end = if before.seq == parent.last_seq {
-                parent.to
-            } else {
-                crate::vocab::Pos(self.place_of(parent, before.seq)?.0 + 1)
-            };
+            let end =
+                if before.seq == parent.last_seq { parent.to } else { self.end_of(parent, before.seq)? };
             core.spans.0[at].parent_end = Some(end);
         }
         Ok(())

@@ -106,9 +106,14 @@ impl Group {
         let mut events: Vec<(i64, Event)> = lines.into_iter().map(|l| (l.time, l.event)).collect();
         let (mut core_history, mut rows) = (history, Vec::new());
         let mut names = read_names(&*parts.store, &dir)?;
-        let mut spans = trimmed(checkpoint.spans, log.id(), state.scan_start, state.scan_seq);
+        let mut spans = trimmed(&checkpoint.spans, log.id(), state.scan_start, state.scan_seq);
         for batch in &found.batches {
             take_batch(&log, batch, &mut names, &mut spans, &mut rows)?;
+        }
+        for span in spans.0.iter_mut().filter(|s| s.parent_end.is_none()) {
+            let same =
+                |s: &&Span| s.log == span.log && s.epoch == span.epoch && s.first_seq == span.first_seq;
+            span.parent_end = checkpoint.spans.iter().find(same).and_then(|s| s.parent_end);
         }
         let mended = mend_history(&mut core_history, &mut events, rows)?;
         if mended > 0 {
@@ -140,7 +145,7 @@ impl Group {
             group.refresh_spans(&mut core);
             group.find_parent_ends(&mut core)?;
             group.refresh_live(&mut core)?;
-            let path = group.head_path(&core)?;
+            let path = group.head_path(&mut core)?;
             group.queue.lock().names = group.names.lock().at(&path);
         }
         Ok((Arc::new(group), report))
@@ -206,8 +211,8 @@ fn chain_start(log: &Log) -> ChainState {
 }
 
 /// Spans as far as the log before the scan goes; the scan brings the rest (K3).
-fn trimmed(spans: Vec<Span>, log: LogId, scan_start: Pos, scan_seq: Seq) -> Spans {
-    let mut kept: Vec<Span> = spans.into_iter().filter(|s| s.log != log || s.from < scan_start).collect();
+fn trimmed(spans: &[Span], log: LogId, scan_start: Pos, scan_seq: Seq) -> Spans {
+    let mut kept: Vec<Span> = spans.iter().filter(|s| s.log != log || s.from < scan_start).cloned().collect();
     if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start) {
         s.to = scan_start;
         s.last_seq = scan_seq;

@@ -96,20 +96,21 @@ impl Group {
     }
 
     /// The live path: its last interval takes whatever comes.
-    pub(crate) fn head_path(&self, core: &Core) -> Result<Path> {
-        let head = self.log.head().0;
-        if core.spans.0.is_empty() {
+    pub(crate) fn head_path(&self, core: &mut Core) -> Result<Path> {
+        self.refresh_spans(core);
+        let Some(newest) = core.spans.0.last() else {
             return Ok(Path::new([Interval { log: self.log.id(), from: Pos(0), to: Pos(u64::MAX) }]));
-        }
-        core.spans.path(&core.table, head, true, |span, seq| self.place_of(span, seq))
+        };
+        let head = Moment { epoch: newest.epoch, seq: newest.last_seq };
+        core.spans.path(&core.table, head, true, |span, seq| self.end_of(span, seq))
     }
 
     pub(crate) fn path_of(&self, core: &Core, moment: Moment) -> Result<Path> {
-        core.spans.path(&core.table, moment, false, |span, seq| self.place_of(span, seq))
+        core.spans.path(&core.table, moment, false, |span, seq| self.end_of(span, seq))
     }
 
-    /// The place of a record.
-    pub(crate) fn place_of(&self, span: &Span, seq: Seq) -> Result<Pos> {
+    /// The place behind a record: between two batches the end of the earlier one, so that a place has one name.
+    pub(crate) fn end_of(&self, span: &Span, seq: Seq) -> Result<Pos> {
         let gone = || {
             Error::new(
                 Kind::NotFound,
@@ -119,8 +120,15 @@ impl Group {
         let stretch = Interval { log: span.log, from: span.from, to: span.to };
         let row = self.index.batch_of_seq(stretch, seq)?.ok_or_else(gone)?;
         let batch = self.log.batch_at(row.pos)?.ok_or_else(gone)?;
-        let record = batch.records.iter().find(|r| r.entry.seq == seq && r.entry.kind.has_seq());
-        record.map(|r| batch.place(r)).ok_or_else(gone)
+        let at = batch
+            .records
+            .iter()
+            .position(|r| r.entry.seq == seq && r.entry.kind.has_seq())
+            .ok_or_else(gone)?;
+        if at + 1 == batch.records.len() {
+            return Ok(batch.end());
+        }
+        Ok(Pos(batch.place(&batch.records[at]).0 + 1))
     }
 }
 

@@ -36,7 +36,7 @@ impl Group {
         let mut done = self.finish_torn()?;
         let durable =
             if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
-        let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: durable });
+        let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: self.log.batch_end(durable) });
         self.move_bases(target, &mut done)?;
         done.freed = self.free_below()?;
         Ok(done)
@@ -65,7 +65,7 @@ impl Group {
             for disk in ordinals(&self.names.lock()) {
                 core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
             }
-            let path = self.head_path(&core)?;
+            let path = self.head_path(&mut core)?;
             let below = |p: LogPlace| {
                 path.until(target.log, target.pos).is_some_and(|t| t.above(p.log, p.pos).is_some())
             };
@@ -106,8 +106,8 @@ impl Group {
         done: &mut RoundDone,
     ) -> Result<()> {
         let path = {
-            let core = self.core.lock();
-            self.head_path(&core)?
+            let mut core = self.core.lock();
+            self.head_path(&mut core)?
         };
         let Some(until) = path.until(to.log, to.pos) else { return Ok(()) };
         let Some(between) = until.above(from.log, from.pos) else { return Ok(()) };
@@ -184,17 +184,18 @@ impl Group {
         Ok(())
     }
 
-    /// O4: segments whose every place lies below every base on the live path.
+    /// O4: segments whose every place lies below every base on the live path. The one with the record at the edge
+    /// stays: the oldest moment can still be named.
     fn free_below(&self) -> Result<u64> {
         let (edge, path) = {
-            let core = self.core.lock();
-            let path = self.head_path(&core)?;
+            let mut core = self.core.lock();
+            let path = self.head_path(&mut core)?;
             let lowest = core.bases.values().filter_map(|p| p.floor.min(p.base)).min_by_key(|p| p.pos);
             let Some(edge) = lowest else { return Ok(0) };
             (edge, path)
         };
         let free: Vec<Pos> =
-            self.log.segments().iter().filter(|s| s.end <= edge.pos).map(|s| s.start).collect();
+            self.log.segments().iter().filter(|s| s.end < edge.pos).map(|s| s.start).collect();
         let last = self.log.segments().last().map(|s| s.start);
         let free: Vec<Pos> = free.into_iter().filter(|s| Some(*s) != last).collect();
         if free.is_empty() {
@@ -203,7 +204,8 @@ impl Group {
         self.names.lock().advance(&path, edge, |_| false);
         self.full_checkpoint(false)?;
         self.log.write_list_without(&free)?;
-        self.index.drop_below(self.log.id(), edge.pos)?;
+        let kept = self.log.segments().iter().map(|s| s.start).find(|s| !free.contains(s));
+        self.index.drop_below(self.log.id(), kept.unwrap_or(edge.pos))?;
         self.log.release(&free)
     }
 }

@@ -59,8 +59,7 @@ impl Spans {
         });
     }
 
-    /// The path of a moment. `place_of` finds the place of a record (epoch and seq) that ends the path inside a
-    /// span; `open`: the moment is the live head, its last interval takes whatever comes.
+    /// The path of a moment. `end_of` finds the place behind a record inside a span; `open`: the moment is the live head, its last interval takes whatever comes.
     ///
     /// # Errors
     /// `NotFound` for a moment that this site never had, or that lies inside a jump.
@@ -69,7 +68,7 @@ impl Spans {
         table: &Table,
         moment: Moment,
         open: bool,
-        place_of: impl Fn(&Span, Seq) -> Result<Pos>,
+        end_of: impl Fn(&Span, Seq) -> Result<Pos>,
     ) -> Result<Path> {
         let mut intervals = Vec::new();
         let mut at = Some(table.norm(moment).map_err(named)?);
@@ -90,7 +89,7 @@ impl Spans {
             } else if moment.seq == span.last_seq {
                 span.to
             } else {
-                Pos(place_of(span, moment.seq)?.0 + 1)
+                end_of(span, moment.seq)?
             };
             newest = false;
             known_end = span.parent_end;

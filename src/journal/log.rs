@@ -134,10 +134,16 @@ impl Log {
         state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.end())
     }
 
+    /// The end of the last batch at or before a place: the one name of a place between two batches, also where
+    /// a segment ended and another was begun between them.
+    pub fn batch_end(&self, pos: Pos) -> Pos {
+        last_batch_end(&self.state.lock(), pos)
+    }
+
     /// Epoch and last seq before the next record, and the place behind the last batch, all of one instant.
     pub fn head(&self) -> (Moment, Pos) {
         let state = self.state.lock();
-        let end = state.last.and_then(|at| state.segments.get(&at)).map_or(Pos(0), |s| s.end());
+        let end = last_batch_end(&state, Pos(u64::MAX));
         (Moment { epoch: state.epoch, seq: Seq(state.next_seq.0 - 1) }, end)
     }
 
@@ -408,6 +414,14 @@ impl Log {
         state.segments.values().map(|s| s.fixed.bytes).sum::<u64>()
             + state.free.iter().map(|f| f.1).sum::<u64>()
     }
+}
+
+fn last_batch_end(state: &State, pos: Pos) -> Pos {
+    let before = state.segments.values().rev().filter(|s| s.end() > s.fixed.first_batch());
+    before
+        .map(|s| s.fixed.first_batch().0.max(s.end().0.min(pos.0)))
+        .find(|end| *end <= pos.0)
+        .map_or(Pos(0), Pos)
 }
 
 pub(crate) fn poisoned(why: &str) -> Error {

@@ -115,12 +115,10 @@ impl Log {
             let segment = Segment::new(parts.storage.clone(), &parts.dir, info.clone());
             state.segments.insert(info.start, Arc::new(segment));
         }
-        if let Some(last) = last {
-            state.last = Some(last.start);
-            state.epoch = last.epoch;
-            state.next_seq = last.last_seq.next();
-        } else if let Some((start, segment)) = state.segments.last_key_value() {
-            state.last = Some(*start);
+        state.last = last.map(|l| l.start).or(state.segments.keys().next_back().copied());
+        // A segment that was begun and got no record leaves the head where it was.
+        let written = state.segments.values().rev().find(|s| s.tail().last_seq >= s.fixed.first_seq);
+        if let Some(segment) = written {
             state.epoch = segment.fixed.epoch;
             state.next_seq = segment.tail().last_seq.next();
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Longest file of the model, in bytes.
-pub(super) const SIZE_MAX: u64 = 192 << 10;
+pub(super) const SIZE_MAX: u64 = 80 << 10;
 
 pub(super) type Image = BTreeMap<DiskOrdinal, Arc<Vec<u8>>>;
 
@@ -64,7 +64,7 @@ impl Model {
         let mut given = DiskOrdinal(0);
         let file = DiskId(rng.u128(..).to_le_bytes());
         let path = format!("d{}.raw", rng.u64(..));
-        group.change_with(|names| {
+        let result = group.change_with(|names| {
             given = DiskOrdinal(names.last.0 + 1);
             let add = AddPayload {
                 vm: VmId([3; 16]),
@@ -76,15 +76,21 @@ impl Model {
                 size: 0,
             };
             Ok(Change::Add(given, add))
-        })?;
-        self.now.insert(given, Arc::default());
-        Ok(())
+        });
+        // What failed may have landed.
+        if given.0 > 0 {
+            self.now.insert(given, Arc::default());
+        }
+        result
     }
 
     /// A random operation on a random file, on the group and on the model. The model changes first: what fails
     /// may still have landed, and then its moment has this image.
     pub(super) fn operate(&mut self, group: &Group, rng: &mut fastrand::Rng, shrink: bool) -> Result<()> {
         let disks: Vec<DiskOrdinal> = self.now.keys().copied().collect();
+        if disks.is_empty() {
+            return Ok(()); // a failover to before the first file
+        }
         let disk = disks[rng.usize(..disks.len())];
         let file = Arc::make_mut(self.now.get_mut(&disk).unwrap());
         let size = file.len() as u64;

@@ -67,13 +67,15 @@ impl World {
     fn round(&mut self, group: &Group, schedule: Schedule) -> crate::vocab::Result<()> {
         if !schedule.window {
             let head = group.head();
-            return group.round(None).map(|_| self.edge = Some(head));
+            self.edge = Some(head);
+            return group.round(None).map(|_| ());
         }
         let Some(moment) = self.held(group).get(self.rng.usize(..6)).copied() else { return Ok(()) };
         group.sync()?;
         let place: LogPlace = group.place_behind(moment)?;
-        group.round(Some(place))?;
+        // A round that fails half-way may have passed what lies below its target already.
         self.edge = Some(moment);
+        group.round(Some(place))?;
         Ok(())
     }
 
@@ -90,6 +92,8 @@ impl World {
         let held = self.held(group);
         let Some(moment) = held.get(self.rng.usize(..held.len().max(1))).copied() else { return Ok(()) };
         let image = self.model.moments[&moment].clone();
+        // What fails may have landed: then the line goes on from this moment.
+        self.flushed = Some(moment);
         let decided = group.decide(moment, RowKind::Failover, Token([9; 16]), None)?;
         self.model.now = image;
         self.model.note(decided);
@@ -98,12 +102,17 @@ impl World {
         Ok(())
     }
 
+    /// A moment inside the window is byte-exact; one before it is gone or byte-exact.
     fn look(&mut self, group: &Group) -> Result<(), String> {
         let held = self.held(group);
-        if held.is_empty() {
+        let (table, head) = (group.table(), group.head());
+        let on = |m: &&Moment| table.is_on_line(**m, head).unwrap_or(false);
+        let all: Vec<Moment> = self.model.order.iter().filter(on).copied().collect();
+        let choice = if self.rng.bool() { &held } else { &all };
+        if choice.is_empty() {
             return Ok(());
         }
-        let moment = held[self.rng.usize(..held.len())];
+        let moment = choice[self.rng.usize(..choice.len())];
         self.looked += 1;
         match moment_image(group, moment) {
             Ok(image) => match difference(&image, &self.model.moments[&moment]) {
@@ -111,6 +120,7 @@ impl World {
                 None => Ok(()),
             },
             Err(_) if !self.device.has_power() => Ok(()),
+            Err(e) if e.kind() == crate::vocab::Kind::NotFound && !held.contains(&moment) => Ok(()),
             Err(e) => Err(format!("moment {moment} can't be shown: {e}")),
         }
     }
@@ -137,9 +147,6 @@ impl World {
             }
             self.device.power_loss_at(1 << 60);
             let (group, report) = opened.map_err(|e| format!("can't open: {e}"))?;
-            if std::env::var("DBG").is_ok() {
-                println!("{}", group.layout());
-            }
             if let Some(damage) = report.damage {
                 return Err(format!("damaged without rot: {damage}"));
             }
@@ -213,6 +220,9 @@ fn run(seed: u64, schedule: Schedule) -> Result<usize, String> {
         world.device.power_on();
         group = world.reopen()?;
         assert_eq!(group.gate(), Gate::Open { begun: false });
+        for _ in 0..if schedule.window { 6 } else { 0 } {
+            world.look(&group)?;
+        }
     }
     Ok(world.looked)
 }
@@ -222,24 +232,26 @@ fn seeds(full: u64, short: u64) -> u64 {
 }
 
 fn all(schedule: Schedule, seeds: u64) -> usize {
-    (0..seeds).map(|seed| run(seed, schedule).unwrap_or_else(|e| panic!("seed {seed}: {e}"))).sum()
+    (std::env::var("SEED").map_or(0, |s| s.parse().unwrap())..seeds)
+        .map(|seed| run(seed, schedule).unwrap_or_else(|e| panic!("seed {seed}: {e}")))
+        .sum()
 }
 
 #[test]
 fn the_head_is_a_prefix_at_or_past_the_last_flush() {
-    all(Schedule { window: false, forks: false }, seeds(10_000, 120));
+    all(Schedule { window: false, forks: false }, seeds(10_000, 60));
 }
 
 #[test]
 fn each_moment_inside_the_window_is_byte_exact() {
-    let looked = all(Schedule { window: true, forks: false }, seeds(5_000, 120));
-    assert!(looked > 100, "only {looked} moments were looked at");
+    let looked = all(Schedule { window: true, forks: false }, seeds(5_000, 40));
+    assert!(looked > 30, "only {looked} moments were looked at");
 }
 
 #[test]
 fn after_failovers_at_older_moments_too() {
-    let looked = all(Schedule { window: true, forks: true }, seeds(5_000, 120));
-    assert!(looked > 100, "only {looked} moments were looked at");
+    let looked = all(Schedule { window: true, forks: true }, seeds(5_000, 40));
+    assert!(looked > 30, "only {looked} moments were looked at");
 }
 
 /// What makes the zeros above mean something.
@@ -247,7 +259,7 @@ fn after_failovers_at_older_moments_too() {
 fn each_rule_left_out_is_caught() {
     for rule in ["rounds go no further than D", "floor before base"] {
         LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
-        let caught = (0..600).any(|seed| {
+        let caught = (0..200).any(|seed| {
             [false, true].into_iter().any(|window| run(seed, Schedule { window, forks: window }).is_err())
         });
         LEFT_OUT.with_borrow_mut(Vec::clear);
