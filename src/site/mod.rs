@@ -1,1 +1,24 @@
-//! Layer 2. A site: store, catalog, jobs, events, status, peers, space.
+//! Layer 2. A site: store, catalog, jobs, events, peers, hooks.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | store | the store directory: layout, lock, home, features, a separate journal directory |
+//! | catalog, objects | small objects in files, replaced as a whole |
+//! | book | peers and tokens, as the link asks for them |
+//! | events, lines | what was commanded and what happened; files of lines |
+//! | requests | answers kept for requests that the kernel sends again |
+//! | jobs | job objects that survive a restart, and the threads that work on them |
+//! | hooks, domain | stopping and starting VMs; the domain XML for this site |
+//! | names | which names are allowed |
+
+pub mod book;
+pub mod catalog;
+pub mod domain;
+pub mod events;
+pub mod hooks;
+pub mod jobs;
+pub mod lines;
+pub mod names;
+pub mod objects;
+pub mod requests;
+pub mod store;
