@@ -93,6 +93,22 @@ words!(
         PeerReadOnly = "peer-read-only",
         /// The store's home changed.
         StoreMoved = "store-moved",
+        /// Another process has the store open.
+        StoreInUse = "store-in-use",
+        /// The directory holds no store.
+        NoStore = "no-store",
+        /// The directory holds one already.
+        StoreExists = "store-exists",
+        /// The directory holds something else.
+        NotEmpty = "not-empty",
+        /// The filesystem lacks what a store needs.
+        FilesystemUnfit = "filesystem-unfit",
+        /// The store uses features that this version doesn't know.
+        UnknownFeatures = "unknown-features",
+        /// The journal directory isn't this store's.
+        WrongJournal = "wrong-journal",
+        /// A copied store with the original's journal directory.
+        JournalNotCopied = "journal-not-copied",
         /// A base image was replaced beneath the daemon.
         BaseReplaced = "base-replaced",
         /// The target's image is an overlay or holds snapshots.

@@ -394,9 +394,7 @@ fn lock(dir: &Path, what_for: OpenFor) -> Result<(File, bool)> {
 /// S5.
 fn check_features(file: &StoreFile, what_for: OpenFor) -> Result<()> {
     let refused = |what: String| {
-        Error::new(Kind::Unsupported, what)
-            .named("unknown-features")
-            .advice("Use the version that wrote it, or a later one")
+        Error::refused("unknown-features", what).advice("Use the version that wrote it, or a later one")
     };
     if file.format > FORMAT {
         return Err(refused(format!("the store has format {}, this version knows {FORMAT}", file.format)));
