@@ -108,7 +108,10 @@ impl<'a> Keeper<'a> {
 
     fn run(&mut self) -> Result<()> {
         loop {
-            self.wait(None);
+            // An order may have come while a worker was started: nothing would wake this one up for it.
+            if self.orders.stop == 0 && !self.orders.upgrade {
+                self.wait(None);
+            }
             if self.orders.stop > 0 {
                 return self.shut_down();
             }

@@ -207,3 +207,17 @@ fn large_and_odd_requests_keep_their_bytes() {
     assert_eq!(longest, Some(1 << 20), "the kernel cuts at 1 MiB");
     mount.stop();
 }
+
+/// Without the invalidation the kernel would show the old file for an hour.
+#[test]
+fn the_kernel_forgets_what_it_is_told_to() {
+    let mount = Mount::with(|options| options.ttl_ms = 3_600_000);
+    let (above, below) = (mount.path("cached"), mount.below("cached"));
+    fs::write(&below, "old").unwrap();
+    assert_eq!(fs::metadata(&above).unwrap().len(), 3);
+    fs::remove_file(&below).unwrap();
+    assert_eq!(fs::metadata(&above).unwrap().len(), 3, "the kernel keeps the name");
+    rustix::fs::statfs(&mount.options.mount).unwrap();
+    until("the name is gone", PATIENCE, || !above.exists());
+    mount.stop();
+}

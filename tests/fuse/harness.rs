@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -12,7 +13,13 @@ pub struct Mount {
     pub options: ServerOptions,
     keeper: Child,
     dir: TempDir,
+    /// Held as long as the test runs: the watchdog waits for its end.
+    _alive: Sender<()>,
 }
+
+/// A test whose requests are never answered would wait for ever; after this its server is killed, and what
+/// waits fails.
+const WATCHDOG: Duration = Duration::from_secs(180);
 
 /// Whether the long runs are asked for.
 pub fn full() -> bool {
@@ -60,6 +67,7 @@ pub fn options(dir: &Path) -> ServerOptions {
         background: false,
         allow_other: true,
         slow_writes_ms: None,
+        ttl_ms: 1000,
         retry_ms: 300,
         busy_grace_ms: 500,
         refuse: dir.join("refuse"),
@@ -122,7 +130,15 @@ impl Mount {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = server(&options, program);
         let keeper = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-        let mut mount = Self { options, keeper, dir };
+        let (alive, ended) = channel::<()>();
+        let keeper_group = -(keeper.id() as i32);
+        std::thread::spawn(move || {
+            if ended.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("a test hangs: its server is killed");
+                unsafe { libc::kill(keeper_group, libc::SIGKILL) };
+            }
+        });
+        let mut mount = Self { options, keeper, dir, _alive: alive };
         until("the mount is there", PATIENCE, || {
             assert!(mount.keeper.try_wait().unwrap().is_none(), "the server ended:\n{}", mount.log());
             is_mounted(&mount.options.mount)

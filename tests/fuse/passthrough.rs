@@ -20,7 +20,6 @@ use std::time::Duration;
 
 const INODE: u8 = 1;
 const HANDLE: u8 = 2;
-const TTL: Duration = Duration::from_secs(1);
 
 /// What a test may do with each request before it is served: operation and what about it.
 pub type Hook = Arc<dyn Fn(&str, &Request, &str) + Send + Sync>;
@@ -31,6 +30,8 @@ pub struct Passthrough {
     nodes: Mutex<Nodes>,
     open: Mutex<HashMap<u64, Arc<Open>>>,
     hook: Option<Hook>,
+    /// How long the kernel may use names and attributes.
+    pub ttl: Duration,
     /// Writes are done and answered by other threads, each after this time.
     pub slow_writes: Option<Duration>,
     /// Most writes that were under way at once, with `slow_writes`.
@@ -81,6 +82,7 @@ impl Passthrough {
             nodes: Mutex::new(nodes),
             open: Mutex::default(),
             hook,
+            ttl: Duration::from_secs(1),
             slow_writes: None,
             deepest: Arc::default(),
         };
@@ -131,7 +133,7 @@ impl Passthrough {
     fn entry(&self, path: &Path) -> Answer<Entry> {
         let metadata = fs::symlink_metadata(self.full(path))?;
         let attributes = attributes(self.number(path)?, &metadata);
-        Ok(Entry { attributes, attributes_ttl: TTL, name_ttl: TTL })
+        Ok(Entry { attributes, attributes_ttl: self.ttl, name_ttl: self.ttl })
     }
 
     fn open_path(&self, path: &Path, flags: i32, mode: u32) -> io::Result<Open> {
@@ -232,7 +234,7 @@ impl Namespace for Passthrough {
             Some(open) => open.file.metadata()?,
             None => fs::symlink_metadata(self.full(&self.path(ino)?))?,
         };
-        Ok((attributes(ino, &metadata), TTL))
+        Ok((attributes(ino, &metadata), self.ttl))
     }
 
     fn setattr(&self, request: &Request, ino: u64, set: &SetAttributes) -> Answer<(Attributes, Duration)> {

@@ -3,8 +3,10 @@
 
 use super::passthrough::{Hook, Passthrough};
 use serde::{Deserialize, Serialize};
-use standbyfs::fuse::{MountOptions, run};
+use standbyfs::fuse::{MountOptions, WorkerContext, run};
+use standbyfs::tree::ops::ROOT;
 use standbyfs::vocab::{Error, Kind, Result};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -26,6 +28,8 @@ pub struct ServerOptions {
     pub background: bool,
     pub allow_other: bool,
     pub slow_writes_ms: Option<u64>,
+    /// How long the kernel may use names and attributes; a statfs drops those of the root's file `cached`.
+    pub ttl_ms: u64,
     pub retry_ms: u64,
     pub busy_grace_ms: u64,
     /// While this file is there no worker can start: it refuses with the text in it, or aborts if there is none.
@@ -63,21 +67,27 @@ fn serve(options: &ServerOptions) -> Result<()> {
             }
             return Err(Error::new(Kind::Refused, text));
         }
-        let hook = hook(options, context.start);
+        let hook = hook(options, context);
         let mut namespace = Passthrough::new(&options.root, context.table.clone(), hook);
+        namespace.ttl = Duration::from_millis(options.ttl_ms);
         namespace.slow_writes = options.slow_writes_ms.map(Duration::from_millis);
         Ok(Arc::new(namespace))
     })
 }
 
-fn hook(options: &ServerOptions, start: u64) -> Option<Hook> {
+fn hook(options: &ServerOptions, context: &WorkerContext) -> Option<Hook> {
     let trace = options.trace.as_ref().map(|path| open_trace(path));
     let poison = options.poison.clone();
     let traced = trace.is_some();
+    let (start, invalidator) = (context.start, context.invalidator.clone());
     (traced || poison.exists()).then(|| {
         let hook: Hook = Arc::new(move |operation, request, about| {
             if poison.exists() {
                 std::process::abort();
+            }
+            if operation == "statfs" {
+                // Also while a request is served: asking doesn't wait.
+                invalidator.name(ROOT, OsStr::new("cached"));
             }
             if let Some(mut trace) = trace.as_ref() {
                 let again = if request.resent { " again" } else { "" };
