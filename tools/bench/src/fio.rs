@@ -91,8 +91,15 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
     let before = device.and_then(written);
     let time = format!("--runtime={}", options.seconds);
     let size = format!("--size={}m", options.size);
-    let fixed =
-        [time.as_str(), &size, "--time_based", "--group_reporting", "--norandommap", "--randrepeat=0"];
+    let fixed = [
+        time.as_str(),
+        &size,
+        "--time_based",
+        "--group_reporting",
+        "--norandommap",
+        "--randrepeat=0",
+        "--lat_percentiles=1",
+    ];
     let report = fio(disk, &[job.options, &fixed[..]].concat())?;
     // What the server still holds back belongs to the job.
     rustix::fs::sync();
@@ -100,7 +107,7 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
     let way = if report["jobs"][0]["write"]["total_ios"].as_u64() > Some(0) { "write" } else { "read" };
     let figures = &report["jobs"][0][way];
     let number = |value: &serde_json::Value| value.as_f64().unwrap_or(0.0);
-    let percentile = |name: &str| number(&figures["clat_ns"]["percentile"][name]) / 1000.0;
+    let percentile = |name: &str| number(&figures["lat_ns"]["percentile"][name]) / 1000.0;
     let bytes = number(&figures["io_bytes"]);
     Ok(Figures {
         operations: number(&figures["iops"]),
