@@ -5,6 +5,7 @@
 //! C2. Memory: [`QUEUE_BYTES`] for each direction and one frame in each task's hands.
 //! C3. A side that has nothing to say says so every `keepalive`; a side that hears nothing for `dead_after`
 //!     while it listens ends the connection. A side that doesn't take frames out isn't dead: its own words go on.
+//!     While it takes none out it doesn't listen, and finds a dead peer once it does again.
 //! C4. The end has one reason, the first. Frames not yet sent are dropped: no message outlives a connection.
 
 use crate::link::Rate;

@@ -26,8 +26,9 @@ pub(super) fn endpoint(address: &str, port: u16) -> (String, u16) {
     (address.to_owned(), port)
 }
 
-/// Options that every socket of a link has: a peer that is gone is found within `dead_after`, also while
-/// nothing is read here.
+/// Options that every socket of a link has. No TCP_USER_TIMEOUT: it ends a connection whose other side takes
+/// nothing out for that time, though it lives; silence is measured by the connection itself (its rule C3).
+/// Keepalive probes are for the time in which this side takes nothing out and so hears nothing.
 pub(super) fn tune(socket: &TcpStream, dead_after: Duration) {
     use rustix::net::sockopt;
     let set = || -> rustix::io::Result<()> {
@@ -35,8 +36,7 @@ pub(super) fn tune(socket: &TcpStream, dead_after: Duration) {
         sockopt::set_socket_keepalive(socket, true)?;
         sockopt::set_tcp_keepidle(socket, dead_after.max(Duration::from_secs(3)) / 3)?;
         sockopt::set_tcp_keepintvl(socket, dead_after.max(Duration::from_secs(6)) / 6)?;
-        sockopt::set_tcp_keepcnt(socket, 4)?;
-        sockopt::set_tcp_user_timeout(socket, u32::try_from(dead_after.as_millis()).unwrap_or(u32::MAX))
+        sockopt::set_tcp_keepcnt(socket, 4)
     };
     if let Err(error) = set() {
         tracing::warn!(%error, "the socket options of a link couldn't be set");

@@ -27,7 +27,7 @@ fn a_hundred_megabytes_pass_unchanged_and_a_reader_that_waits_holds_the_writer_u
         }
     });
     // Longer than `dead_after`: a reader that takes nothing out isn't dead.
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_millis(4000));
     let taken = sent.load(Ordering::SeqCst);
     // Two queues of 8 MiB, a frame in each task's hands, the sockets' buffers.
     assert!((8..40).contains(&taken), "{taken} MiB were taken in while nobody read");
@@ -97,7 +97,7 @@ fn a_stall_in_either_way_is_found_in_bounded_time_and_a_slow_network_is_not_one(
     for way in [Way::Out, Way::Back] {
         let (at_a, at_b) = (a.next(), b.next());
         proxy.delay(way, Duration::from_millis(60));
-        std::thread::sleep(Duration::from_millis(1200));
+        std::thread::sleep(Duration::from_millis(2200));
         assert_eq!((at_a.ended(), at_b.ended()), (None, None), "slow isn't dead");
         proxy.delay(way, Duration::ZERO);
         proxy.stall(way, true);
@@ -105,8 +105,8 @@ fn a_stall_in_either_way_is_found_in_bounded_time_and_a_slow_network_is_not_one(
         eventually("the stalled side sees it", || {
             (if way == Way::Out { &at_b } else { &at_a }).ended().is_some()
         });
-        assert!(since.elapsed() >= Duration::from_millis(500), "{:?}", since.elapsed());
-        assert!(since.elapsed() < Duration::from_secs(3), "{:?}", since.elapsed());
+        assert!(since.elapsed() >= Duration::from_millis(1000), "{:?}", since.elapsed());
+        assert!(since.elapsed() < Duration::from_secs(6), "{:?}", since.elapsed());
         eventually("so does the other", || at_a.ended().is_some() && at_b.ended().is_some());
         proxy.stall(way, false);
         proxy.cut();

@@ -45,7 +45,7 @@ struct Site {
 fn settings(number: u8) -> LinkSettings {
     let mut settings = LinkSettings::new(StoreId([number; 16]), &format!("site{number}"));
     settings.keepalive = Duration::from_millis(100);
-    settings.dead_after = Duration::from_millis(800);
+    settings.dead_after = Duration::from_millis(1500);
     settings.handshake = Duration::from_secs(3);
     settings.retry_first = Duration::from_millis(40);
     settings.retry_longest = Duration::from_millis(300);
