@@ -13,6 +13,7 @@ mod queue;
 mod read;
 mod round;
 mod spans;
+mod upkeep;
 mod write;
 
 pub use group::{Counters, Group, GroupParts, Reply};
@@ -22,6 +23,7 @@ pub use queue::{Gate, Op};
 pub use read::MomentView;
 pub use round::RoundDone;
 pub use spans::Spans;
+pub use upkeep::{Care, Upkeep};
 
 /// Whether a test runs without this rule, to show that it is caught. Never outside tests.
 #[cfg(not(test))]

@@ -332,6 +332,16 @@ impl Log {
         Ok(true)
     }
 
+    /// Makes a segment file ready for a log that fills them fast; a slow one must not cost one more.
+    pub fn prepare_if_large(&self) -> Result<bool> {
+        let due = {
+            let state = self.state.lock();
+            let open = state.open.and_then(|at| state.segments.get(&at));
+            open.is_some_and(|s| (s.end().0 - s.fixed.start.0) * 2 > s.fixed.bytes)
+        };
+        if due { self.prepare() } else { Ok(false) }
+    }
+
     /// Segments, oldest first; the open one last.
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.state.lock().segments.values().map(|s| s.info()).collect()

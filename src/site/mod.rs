@@ -21,4 +21,8 @@ pub mod lines;
 pub mod names;
 pub mod objects;
 pub mod requests;
+#[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
+pub mod site;
 pub mod store;
+
+pub use site::{Site, SiteOptions, Vm};

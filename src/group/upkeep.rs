@@ -1,0 +1,111 @@
+//! What a group does behind its writers: syncs, checkpoints, rounds, merges. One call does what is due.
+
+use crate::group::{Gate, Group, RoundDone};
+use crate::index::{Entry, Interval, MergeProgress};
+use crate::vocab::{LogId, LogPlace, Pos, Result};
+
+/// A checkpoint at least after so much log.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// A round at least after so much log that the base lacks, where no window keeps it.
+const ROUND_BYTES: u64 = 64 << 20;
+/// Idle so long, ns: a checkpoint is taken.
+const IDLE_NS: u64 = 100_000_000;
+/// Idle so long, ns: the base follows.
+const IDLE_ROUND_NS: u64 = 2_000_000_000;
+/// Pieces of the index that one step of a merge moves.
+const MERGE_PIECES: usize = 20_000;
+
+/// How a group is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Care {
+    /// Unsynced appends are synced after so long, ns.
+    pub sync_ns: u64,
+    /// How far back every moment is kept, ns; `None`: no window, the base follows the head.
+    pub window_ns: Option<u64>,
+    /// The base doesn't move at all: a failover isn't committed, or a copy's cursor holds it.
+    pub pinned: bool,
+}
+
+/// What was last done, for the next call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Upkeep {
+    seen: Pos,
+    changed_ns: u64,
+    synced_ns: u64,
+    checkpoint: Pos,
+    round: Pos,
+}
+
+impl Group {
+    /// Does what is due; `now_ns` is monotonic. Returns whether more is due at once.
+    pub fn keep(&self, state: &mut Upkeep, care: Care, now_ns: u64) -> Result<bool> {
+        if self.gate() == Gate::Stopped {
+            return Ok(false);
+        }
+        let end = self.log.end();
+        if end != state.seen {
+            state.seen = end;
+            state.changed_ns = now_ns;
+        }
+        let idle = now_ns.saturating_sub(state.changed_ns);
+        if self.log.durable() < end && now_ns.saturating_sub(state.synced_ns) >= care.sync_ns {
+            self.sync()?;
+            state.synced_ns = now_ns;
+        }
+        self.log.prepare_if_large()?;
+        let more = end.0.saturating_sub(state.checkpoint.0);
+        if more >= CHECKPOINT_BYTES || (more > 0 && idle >= IDLE_NS) {
+            self.checkpoint()?;
+            state.checkpoint = end;
+        }
+        let behind = end.0.saturating_sub(state.round.0);
+        if !care.pinned && (behind >= ROUND_BYTES || (behind > 0 && idle >= IDLE_ROUND_NS)) {
+            let done = self.round_with(care)?;
+            state.round = end;
+            if done.freed > 0 {
+                tracing::debug!(group = %self.id().short(), freed = done.freed, bytes = done.bytes, "round");
+            }
+        }
+        let keep = |_: LogId, _: &Entry| true;
+        let merging = matches!(self.index.merge_step(MERGE_PIECES, &keep)?, MergeProgress::Working);
+        self.index.tidy();
+        Ok(merging)
+    }
+
+    /// A round as far as the window allows.
+    pub fn round_with(&self, care: Care) -> Result<RoundDone> {
+        if care.pinned {
+            return Ok(RoundDone::default());
+        }
+        match care.window_ns {
+            None => self.round(None),
+            Some(window) => match self.edge_before(window)? {
+                Some(edge) => self.round(Some(edge)),
+                None => Ok(RoundDone::default()),
+            },
+        }
+    }
+
+    /// The place that lies `window` ns before the newest record: age is counted back from what the group holds,
+    /// so a silent source ages nothing.
+    fn edge_before(&self, window_ns: u64) -> Result<Option<LogPlace>> {
+        let spans = {
+            let mut core = self.core.lock();
+            self.refresh_spans(&mut core);
+            let path = self.head_path(&mut core)?;
+            path.intervals().to_vec()
+        };
+        let Some(newest) = self.log.segments().iter().rev().map(|s| s.last_wall).find(|w| *w != 0) else {
+            return Ok(None);
+        };
+        let before = newest.saturating_sub(window_ns as i64);
+        for interval in spans.iter().rev() {
+            let stretch = Interval { to: interval.to.min(self.log.end()), ..*interval };
+            if let Some(found) = self.index.batch_at_time(stretch, before)? {
+                let pos = self.log.batch_end(found.row.pos);
+                return Ok((pos.0 > 0).then_some(LogPlace { log: interval.log, pos }));
+            }
+        }
+        Ok(None)
+    }
+}

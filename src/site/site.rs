@@ -1,0 +1,382 @@
+//! A site: its store, its VMs and their groups, and the thread that keeps them.
+
+use crate::group::{Care, Group, GroupParts, Upkeep};
+use crate::index::CacheBudget;
+use crate::seam::{Clock, Entropy, SystemClock, SystemEntropy};
+use crate::site::events::{Event, Events};
+use crate::site::names::check_vm;
+use crate::site::objects::{GroupObject, VmObject};
+use crate::site::requests::Requests;
+use crate::site::store::{Moved, OpenFor, Store};
+use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// How to open a site.
+#[derive(Clone, Debug)]
+pub struct SiteOptions {
+    /// Directory of the store; made where it is absent or empty.
+    pub store: PathBuf,
+    /// Directory of the journals, if not in the store.
+    pub journal: Option<PathBuf>,
+    /// What is said about a store that isn't where it was.
+    pub moved: Moved,
+    /// Name of a new site.
+    pub name: String,
+    /// Memory of all indexes, in bytes.
+    pub index_memory: usize,
+}
+
+/// The protected item: one entry of `disks/`.
+pub struct Vm {
+    id: VmId,
+    name: Mutex<String>,
+    single: bool,
+    group_id: GroupId,
+    group: Mutex<Option<Arc<Group>>>,
+    upkeep: Mutex<Upkeep>,
+    parts: GroupParts,
+}
+
+impl Vm {
+    /// Its identity.
+    pub fn id(&self) -> VmId {
+        self.id
+    }
+
+    /// Its name in `disks/` and `vms/`.
+    pub fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
+    /// It is a single file, not a directory.
+    pub fn single(&self) -> bool {
+        self.single
+    }
+
+    /// The identity of its group.
+    pub fn group_id(&self) -> GroupId {
+        self.group_id
+    }
+
+    /// Its group, recovered at the first call.
+    ///
+    /// # Errors
+    /// What recovery can't mend: the VM is not served, others are.
+    pub fn group(&self) -> Result<Arc<Group>> {
+        let mut open = self.group.lock();
+        if let Some(group) = &*open {
+            return Ok(group.clone());
+        }
+        let (group, report) = Group::open(self.parts.clone(), self.group_id)?;
+        for note in &report.notes {
+            tracing::info!(vm = %self.name(), "{note}");
+        }
+        if let Some(damage) = &report.damage {
+            tracing::error!(vm = %self.name(), "damaged, read-only: {damage}");
+        }
+        *open = Some(group.clone());
+        Ok(group)
+    }
+
+    fn opened(&self) -> Option<Arc<Group>> {
+        self.group.lock().clone()
+    }
+}
+
+/// An open site.
+pub struct Site {
+    store: Store,
+    requests: Requests,
+    events: Events,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    parts: GroupParts,
+    vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    stop: AtomicBool,
+    keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Site {
+    /// Opens a site, or makes one in an empty directory, and starts the thread that keeps its groups. `mount`
+    /// names the mount whose requests may be sent again.
+    pub fn open(options: &SiteOptions, mount: Token) -> Result<Arc<Self>> {
+        let (clock, entropy): (Arc<dyn Clock>, Arc<dyn Entropy>) =
+            (Arc::new(SystemClock), Arc::new(SystemEntropy));
+        let store = if options.store.join("store.json").exists() {
+            Store::open(
+                &options.store,
+                OpenFor::Writing,
+                options.moved,
+                options.journal.as_deref(),
+                &*entropy,
+            )?
+        } else {
+            Store::create(&options.store, options.journal.as_deref(), &options.name, &*clock, &*entropy)?
+        };
+        let requests = Requests::open(store.storage(), mount)?;
+        let events = Events::open(store.storage())?;
+        let parts = GroupParts {
+            store: store.storage(),
+            journal: store.journal(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            store_id: store.id(),
+            boot: boot_id(),
+            cache: CacheBudget::new(options.index_memory),
+            segment_bytes: crate::journal::SEGMENT_BYTES,
+        };
+        for storage in [&parts.store, &parts.journal] {
+            storage.make_dir(std::path::Path::new("groups"))?;
+        }
+        let (objects, damaged) = store.catalog().list::<VmObject>()?;
+        for error in &damaged {
+            tracing::error!("{error}");
+            events.append(&Event::own(clock.wall_ns(), None, error.to_string()), false)?;
+        }
+        let vms =
+            objects.into_iter().map(|vm| (vm.name.clone(), Arc::new(Self::vm_of(&vm, &parts)))).collect();
+        let site = Arc::new(Self {
+            store,
+            requests,
+            events,
+            clock,
+            entropy,
+            parts,
+            vms: RwLock::new(vms),
+            stop: AtomicBool::new(false),
+            keeper: Mutex::new(None),
+        });
+        let weak = Arc::downgrade(&site);
+        let thread = std::thread::Builder::new()
+            .name("upkeep".into())
+            .spawn(move || {
+                let mut told = HashMap::new();
+                while let Some(site) = weak.upgrade() {
+                    if site.stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let more = site.keep_all(&mut told);
+                    drop(site);
+                    std::thread::sleep(Duration::from_millis(if more { 1 } else { 20 }));
+                }
+            })
+            .map_err(|e| Error::io(e, "can't start the thread that keeps the groups"))?;
+        *site.keeper.lock() = Some(thread);
+        Ok(site)
+    }
+
+    fn vm_of(object: &VmObject, parts: &GroupParts) -> Vm {
+        Vm {
+            id: object.id,
+            name: Mutex::new(object.name.clone()),
+            single: object.single,
+            group_id: object.group,
+            group: Mutex::new(None),
+            upkeep: Mutex::new(Upkeep::default()),
+            parts: parts.clone(),
+        }
+    }
+
+    /// One turn through all groups that are open. What fails is told once.
+    fn keep_all(&self, told: &mut HashMap<VmId, String>) -> bool {
+        let now = self.clock.monotonic_ns();
+        let mut more = false;
+        for vm in self.vms() {
+            let Some(group) = vm.opened() else { continue };
+            match group.keep(&mut vm.upkeep.lock(), self.care_of(&vm), now) {
+                Ok(due) => {
+                    more |= due;
+                    told.remove(&vm.id);
+                }
+                Err(e) => {
+                    let text = e.to_string();
+                    if told.insert(vm.id, text.clone()).as_ref() != Some(&text) {
+                        tracing::error!(vm = %vm.name(), "{text}");
+                        let event = Event::own(self.clock.wall_ns(), Some(&vm.name()), text);
+                        if let Err(e) = self.events.append(&event, false) {
+                            tracing::error!("events can't be written: {e}");
+                        }
+                    }
+                }
+            }
+        }
+        more
+    }
+
+    /// How a VM's group is kept. Without a target: synced every second, no window.
+    fn care_of(&self, _vm: &Vm) -> Care {
+        Care { sync_ns: 1_000_000_000, window_ns: None, pinned: false }
+    }
+
+    /// Ends in order: what has no window is drained into its base, the others write a checkpoint.
+    pub fn close(&self) -> Result<()> {
+        self.stop.store(true, Ordering::Release);
+        let thread = self.keeper.lock().take();
+        if let Some(thread) = thread
+            && thread.thread().id() != std::thread::current().id()
+        {
+            let _ = thread.join();
+        }
+        let mut failed = None;
+        for vm in self.vms() {
+            let Some(group) = vm.opened() else { continue };
+            let done = group.round_with(self.care_of(&vm)).and_then(|_| group.close());
+            if let Err(e) = done {
+                tracing::error!(vm = %vm.name(), "not closed in order: {e}");
+                failed = Some(e);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Answers of requests that the kernel may send again.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
+    /// Events.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Clocks.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// All VMs, by name.
+    pub fn vms(&self) -> Vec<Arc<Vm>> {
+        self.vms.read().values().cloned().collect()
+    }
+
+    /// The VM with this name.
+    pub fn vm(&self, name: &str) -> Option<Arc<Vm>> {
+        self.vms.read().get(name).cloned()
+    }
+
+    /// Makes a VM: a group of one with its genesis, and the catalog's entry, durable when this returns. Its files
+    /// are added by the caller.
+    ///
+    /// # Errors
+    /// `Exists` if the name is taken, `Invalid` for names that a VM can't have.
+    pub fn create_vm(&self, name: &str, single: bool) -> Result<Arc<Vm>> {
+        check_vm(name)?;
+        let mut vms = self.vms.write();
+        if vms.contains_key(name) {
+            return Err(Error::new(Kind::Exists, format!("there is a VM {name} already")));
+        }
+        let group = Group::create(self.parts.clone(), GroupId(self.entropy.random_128()))?;
+        let object = VmObject {
+            id: VmId(self.entropy.random_128()),
+            name: name.to_owned(),
+            single,
+            group: group.id(),
+            created: self.clock.wall_ns(),
+            made_by: None,
+        };
+        let of_one = GroupObject {
+            id: group.id(),
+            name: None,
+            vms: vec![object.id],
+            peer: None,
+            role_hint: None,
+            policy: None,
+        };
+        self.store.catalog().put(&of_one)?;
+        self.store.catalog().put(&object)?;
+        let vm = Arc::new(Self::vm_of(&object, &self.parts));
+        *vm.group.lock() = Some(group);
+        vms.insert(name.to_owned(), vm.clone());
+        Ok(vm)
+    }
+
+    /// Gives a VM another name; its identity stays.
+    ///
+    /// # Errors
+    /// `Exists`, `Invalid`, and `Refused` while it is protected.
+    pub fn rename_vm(&self, vm: &Vm, to: &str) -> Result<()> {
+        check_vm(to)?;
+        self.refuse_if_protected(vm, "renamed")?;
+        let mut vms = self.vms.write();
+        if vms.contains_key(to) {
+            return Err(Error::new(Kind::Exists, format!("there is a VM {to} already")));
+        }
+        let from = vm.name();
+        let Some(mut object) = self.store.catalog().get::<VmObject>(&vm.id.to_string())? else {
+            return Err(Error::new(Kind::NotFound, format!("the VM {from} is gone")));
+        };
+        object.name = to.to_owned();
+        self.store.catalog().put(&object)?;
+        if let Some(this) = vms.remove(&from) {
+            *this.name.lock() = to.to_owned();
+            vms.insert(to.to_owned(), this);
+        }
+        Ok(())
+    }
+
+    /// Removes a VM with all that is kept of it. The catalog's entry goes first: what a crash leaves behind is
+    /// nobody's.
+    ///
+    /// # Errors
+    /// `Refused` while it is protected.
+    pub fn remove_vm(&self, vm: &Vm) -> Result<()> {
+        self.refuse_if_protected(vm, "removed")?;
+        let mut vms = self.vms.write();
+        self.store.catalog().delete::<VmObject>(&vm.id.to_string())?;
+        self.store.catalog().delete::<GroupObject>(&vm.group_id.to_string())?;
+        vms.remove(&vm.name());
+        drop(vms);
+        if let Some(group) = vm.group.lock().take() {
+            group.freeze(crate::group::Gate::Frozen);
+        }
+        let dir = GroupParts::dir(vm.group_id);
+        for storage in [&self.parts.store, &self.parts.journal] {
+            remove_tree(&**storage, &dir)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the VM has a target: then it is neither removed nor renamed, and its disks don't shrink.
+    pub fn is_protected(&self, _vm: &Vm) -> bool {
+        false
+    }
+
+    fn refuse_if_protected(&self, vm: &Vm, what: &str) -> Result<()> {
+        if self.is_protected(vm) {
+            return Err(Error::new(Kind::Refused, format!("{} is protected and can't be {what}", vm.name()))
+                .advice("`unprotect` it first"));
+        }
+        Ok(())
+    }
+}
+
+fn remove_tree(storage: &dyn crate::seam::Storage, dir: &std::path::Path) -> Result<()> {
+    if !storage.exists(dir)? {
+        return Ok(());
+    }
+    for name in storage.list(dir)? {
+        let path = dir.join(name);
+        match storage.list(&path) {
+            Ok(_) => remove_tree(storage, &path)?,
+            Err(_) => storage.remove(&path)?,
+        }
+    }
+    storage.remove_dir(dir)
+}
+
+/// The boot of this machine; zeros where the kernel doesn't say.
+fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    digits.parse::<Token>().map_or([0; 16], |t| t.0)
+}
