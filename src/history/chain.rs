@@ -112,6 +112,19 @@ pub fn step_hashed(before: &ChainValue, record: &ChainRecord, payload_hash: &[u8
     ChainValue(*hasher.finalize().as_bytes())
 }
 
+/// As [`step`], for a payload of `length` zeros.
+pub fn step_zeros(before: &ChainValue, record: &ChainRecord, length: u64) -> ChainValue {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut hasher = blake3::Hasher::new();
+    let mut left = length;
+    while left > 0 {
+        let now = left.min(ZEROS.len() as u64);
+        hasher.update(&ZEROS[..now as usize]);
+        left -= now;
+    }
+    step_hashed(before, record, hasher.finalize().as_bytes())
+}
+
 /// What the first record of an epoch (its row) is hashed onto (C2). `fork`: the parent's moment in normal form or
 /// as the row names it (the row's own words count), and the value there; none for a genesis.
 pub fn epoch_start(group: GroupId, epoch: EpochId, fork: Option<(Moment, ChainValue)>) -> ChainValue {

@@ -24,7 +24,7 @@ mod ways;
 
 pub use chain::{
     ChainMark, ChainRecord, ChainValue, MARK_EVERY, MarkReason, MarkSet, ROW_BYTES, epoch_start,
-    genesis_value, step,
+    genesis_value, step, step_hashed, step_zeros,
 };
 pub use common::{
     Answer, Common, LineMarks, QUESTION_MAX, Question, Search, Step as SearchStep, common_by_rows, common_of,

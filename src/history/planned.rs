@@ -8,6 +8,7 @@
 //! N4. A source that handed over stays frozen until it *hears* that the operation was decided (it yields) or has ended
 //!     without effect (it is source again). Never by a time-out. It hands over once for an operation.
 //! N5. An operation that its maker durably cancelled can't be decided any more.
+//! N6. Between finding a step possible and making it durable time passes: it is made only if it still fits.
 //!
 //! Together: never two writers unless somebody forces it, and no acknowledged write is lost. Every interleaving is
 //! explored in the tests, and leaving any of the rules out shows two writers or a lost write.
@@ -156,18 +157,30 @@ impl SourceState {
         Self { phase: SourcePhase::None, handed: BTreeSet::new() }
     }
 
-    /// The state once a step is durable. `head` and `chain` count for a handover only.
+    /// The state once a step is durable; `None`: the step doesn't fit any more, because what it was asked for under has
+    /// changed meanwhile. (Without this a late `SourceAgain` of an older operation thawed a source that had handed
+    /// over for the next one: two writers.) `head` and `chain` count for a handover only.
     #[must_use]
-    pub fn after(mut self, step: SourceStep, head: Moment, chain: ChainValue) -> Self {
-        self.phase = match step {
-            SourceStep::Handover { op } => {
-                self.handed.insert(op);
+    pub fn after(mut self, step: SourceStep, head: Moment, chain: ChainValue) -> Option<Self> {
+        self.phase = match (step, self.phase) {
+            (SourceStep::Handover { op }, SourcePhase::Writer) => {
+                if !self.handed.insert(op) {
+                    return None;
+                }
                 SourcePhase::Handed { op, head, chain }
             }
-            SourceStep::Fence { op, epoch } => SourcePhase::Fenced { op, epoch },
-            SourceStep::SourceAgain { .. } => SourcePhase::Writer,
+            (SourceStep::Fence { op, epoch }, phase) if phase != SourcePhase::None => {
+                SourcePhase::Fenced { op, epoch }
+            }
+            (SourceStep::SourceAgain { op }, SourcePhase::Handed { op: own, .. }) if own == op => {
+                SourcePhase::Writer
+            }
+            (SourceStep::SourceAgain { op }, SourcePhase::Fenced { op: own, .. }) if own == op => {
+                SourcePhase::Writer
+            }
+            _ => return None,
         };
-        self
+        Some(self)
     }
 
     /// Whether guests may write here.
@@ -272,7 +285,8 @@ pub fn states_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> (SourceStat
                 }
             }
             Event::Handover { op, head, chain } => {
-                source = source.after(SourceStep::Handover { op: *op }, *head, *chain);
+                source.handed.insert(*op);
+                source.phase = SourcePhase::Handed { op: *op, head: *head, chain: *chain };
             }
             Event::HandoverEnded { .. } => source.phase = SourcePhase::Writer,
             Event::Fence { epoch, .. } => {

@@ -36,6 +36,8 @@ fn a_step_is_one_hash_over_three_parts() {
     all.extend(record(1).encode());
     all.extend(blake3::hash(&payload).as_bytes());
     assert_eq!(step(&before, &record(1), Some(&payload)).0, *blake3::hash(&all).as_bytes());
+    let zeros = step(&before, &record(1), Some(&[0; 5000]));
+    assert_eq!(step_zeros(&before, &record(1), 5000), zeros, "zeros are a codec, not another content");
     all.truncate(96);
     all.extend([0; 32]);
     assert_eq!(step(&before, &record(1), None).0, *blake3::hash(&all).as_bytes());

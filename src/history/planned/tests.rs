@@ -132,7 +132,8 @@ fn source_steps(w: &World, wrong: Wrong, out: &mut Vec<(&'static str, World)>) {
             SourceStep::Fence { .. } => "A: fence",
             SourceStep::SourceAgain { .. } => "A: source again",
         };
-        let source = w.source.clone().after(step, moment(w.head), ChainValue([w.head; 32]));
+        let mut source = own.after(step, moment(w.head), ChainValue([w.head; 32])).unwrap();
+        source.handed.extend(&w.source.handed);
         out.push((name, World { source, ..w.clone() }));
     }
     let frozen = matches!(w.source.phase, SourcePhase::Handed { .. });
@@ -269,6 +270,21 @@ fn leaving_a_rule_out_is_found() {
         assert_eq!(found, expected, "{wrong:?}: {path:?}");
         println!("{wrong:?}: {found}: {}", path.join(" > "));
     }
+}
+
+/// A step that was asked for under an older state doesn't thaw a source that has handed over again.
+#[test]
+fn a_late_step_that_no_longer_fits_is_not_made() {
+    let step = |s: SourceState, step| s.after(step, moment(1), ChainValue::ZERO);
+    let handed = step(SourceState::writer(), SourceStep::Handover { op: op(1) }).unwrap();
+    assert_eq!(step(handed.clone(), SourceStep::SourceAgain { op: op(2) }), None);
+    assert_eq!(step(handed.clone(), SourceStep::Handover { op: op(2) }), None);
+    let again = step(handed, SourceStep::SourceAgain { op: op(1) }).unwrap();
+    assert_eq!(step(again.clone(), SourceStep::Handover { op: op(1) }), None, "once for an operation");
+    let fence = SourceStep::Fence { op: op(3), epoch: epoch_of(op(3)) };
+    assert!(!step(again.clone(), fence).unwrap().writes());
+    assert_eq!(step(SourceState::none(), fence), None);
+    assert_eq!(step(again, SourceStep::SourceAgain { op: op(1) }), None);
 }
 
 #[test]
