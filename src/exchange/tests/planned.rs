@@ -53,6 +53,10 @@ fn run(seed: u64, counts: &mut BTreeMap<&'static str, u64>) -> Result<(), Violat
                 w.crash(0, false)?;
                 acknowledged = acknowledged.max(w.sites[0].log.len());
             }
+            d if d < 0.245 => {
+                let site = w.rng.usize(..2);
+                w.meet_anew(site)?;
+            }
             d if d < 0.26 && (quiet || w.rng.f64() < 0.5) => person(&mut w, &mut ops)?,
             _ => {
                 for _ in 0..3 {

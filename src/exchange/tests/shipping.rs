@@ -35,6 +35,10 @@ fn run(seed: u64, rules: Rules, counts: &mut BTreeMap<&'static str, u64>) -> Res
                 w.crash(1, power)?;
                 w.count("target died");
             }
+            d if d < 0.425 => {
+                let site = w.rng.usize(..2);
+                w.meet_anew(site)?;
+            }
             // A stall: time passes and nothing moves.
             d if d < 0.43 => {
                 let longest = if w.rng.bool() { 500 } else { 12_000 };
@@ -99,6 +103,7 @@ fn a_target_is_an_exact_prefix_whatever_breaks() {
         "rotten reads found by the chain",
         "messages of records",
         "caught up",
+        "meetings anew",
     ] {
         assert!(counts.get(what).is_some_and(|n| *n > 5), "{what} too seldom: {counts:?}");
     }

@@ -46,6 +46,8 @@ pub struct World {
     cursor: u64,
     first: u64,
     fresh: bool,
+    /// Sites that were asked to meet anew.
+    anew: [bool; 2],
     epochs: u64,
 }
 
@@ -82,6 +84,7 @@ impl World {
             cursor: 0,
             first: 0,
             fresh: true,
+            anew: [false; 2],
             epochs: 0,
         };
         for place in 0..=world.sites[0].log.len() {
@@ -138,6 +141,7 @@ impl World {
             match effect {
                 Effect::Send(frame) => self.send(site, &frame)?,
                 Effect::SetTimer(at) => self.timers[site] = Some(at),
+                Effect::MeetAnew => self.anew[site] = true,
                 Effect::Close { name, text } => {
                     self.count("closed");
                     if !self.excused && name != "no-contact" {
@@ -197,6 +201,20 @@ impl World {
         if self.up { Ok(()) } else { self.connect() }
     }
 
+    /// A site begins a new meeting within the connection, or answers one.
+    pub fn meet_anew(&mut self, site: usize) -> Result<(), Violation> {
+        if !self.up {
+            return Ok(());
+        }
+        self.count("meetings anew");
+        self.settle(site);
+        // What is under way to the target may be sent again: this side starts from what the target says.
+        let unconfirmed = std::mem::take(&mut self.flying);
+        self.again.extend(unconfirmed);
+        let local = self.sites[site].local(self.now);
+        self.step(site, Event::Connected(local))
+    }
+
     /// Everything that the engine was asked for has ended.
     pub fn settle(&mut self, site: usize) {
         let site = &mut self.sites[site];
@@ -216,6 +234,7 @@ impl World {
         self.up = false;
         self.count("cuts");
         self.wires.iter_mut().for_each(VecDeque::clear);
+        self.anew = [false; 2];
         let unconfirmed = std::mem::take(&mut self.flying);
         self.again.extend(unconfirmed);
         if self.remembers.is_some() {
@@ -256,6 +275,11 @@ impl World {
     /// Lets something happen that is due: a frame arrives, an effect is carried out, a timer rings.
     pub fn advance(&mut self) -> Result<(), Violation> {
         self.now += self.rng.u64(0..20 * MS);
+        for site in [0, 1] {
+            if self.up && std::mem::take(&mut self.anew[site]) {
+                self.meet_anew(site)?;
+            }
+        }
         for site in [0, 1] {
             if self.timers[site].is_some_and(|at| at <= self.now) {
                 self.timers[site] = None;
