@@ -6,6 +6,7 @@
 mod aligned;
 mod clock;
 mod entropy;
+mod overlay;
 mod probe;
 mod real;
 mod real_file;
@@ -18,6 +19,7 @@ mod tests;
 pub use aligned::AlignedBuf;
 pub use clock::{Clock, SystemClock};
 pub use entropy::{Entropy, SystemEntropy};
+pub use overlay::Overlay;
 pub use probe::Probe;
 pub use real::DirStorage;
 pub use sim::{Class, Fault, SimDevice, SimStorage, is_killed, is_power_loss};
