@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod fuse;
+mod inspect;
 mod layers;
 mod link;
 mod pages;

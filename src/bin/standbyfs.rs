@@ -1,3 +1,5 @@
-//! standbyfs.
+//! `standbyfs`: the daemon, and the tools that read a store without one.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    standbyfs::cli::standbyfs()
+}

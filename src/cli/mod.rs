@@ -2,6 +2,7 @@
 
 mod args;
 mod confirm;
+mod daemon;
 mod exit;
 mod mount;
 mod run;
@@ -9,6 +10,7 @@ mod sheet;
 mod show;
 mod wait;
 
+pub use daemon::standbyfs;
 pub use exit::{Exit, Failure};
 
 use clap::Parser;

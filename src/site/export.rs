@@ -55,10 +55,10 @@ pub struct Exported {
 /// `Refused` `not-empty`; `NotFound` for a VM or moment that isn't held; `Damaged` with path and offset; `Busy` if a
 /// daemon moved a base meanwhile.
 pub fn export(options: &ExportOptions, entropy: &dyn Entropy) -> Result<Exported> {
-    let moment: MomentRef =
-        options.moment.parse().map_err(|e: crate::protection::control::MomentError| {
-            Error::new(Kind::Invalid, e.to_string())
-        })?;
+    let moment: MomentRef = options
+        .moment
+        .parse()
+        .map_err(|e: crate::protection::control::MomentError| Error::new(Kind::Invalid, e.to_string()))?;
     prepare(&options.to)?;
     let store =
         Store::open(&options.store, OpenFor::Reading, Moved::Unsaid, options.journal.as_deref(), entropy)?;
@@ -80,16 +80,18 @@ pub fn export(options: &ExportOptions, entropy: &dyn Entropy) -> Result<Exported
     if let Some(found) = damage.damage.first() {
         let what = format!("{}: {}", found.path, found.what);
         if !options.damaged {
-            return Err(Error::new(Kind::Damaged, what)
-                .advice("The base may be newer than the moment. With --damaged it is exported all the same"));
+            return Err(Error::new(Kind::Damaged, what).advice(
+                "The base may be newer than the moment. With --damaged it is exported all the same",
+            ));
         }
         notes.push(format!("unproved: {what}"));
     }
     let (group, found) = open_in_memory(&store.storage(), &store.journal(), vm.group)?;
     if let Some(why) = found.damage {
         if matches!(moment, MomentRef::Latest | MomentRef::LatestProcessed) {
-            return Err(Error::new(Kind::Damaged, format!("the newest moment can't be read: {why}"))
-                .advice(format!("Name an older one: the newest that can be read is @seq-{}", group.head().seq)));
+            return Err(Error::new(Kind::Damaged, format!("the newest moment can't be read: {why}")).advice(
+                format!("Name an older one: the newest that can be read is @seq-{}", group.head().seq),
+            ));
         }
         notes.push(format!("the log is damaged: {why}"));
     }
@@ -266,7 +268,9 @@ fn floors_unmoved(group: &Group, store: &dyn Storage, vm: &VmObject) -> Result<(
             let shown = store.shown(&GroupParts::dir(vm.group));
             return Err(Error::new(Kind::Busy, "the daemon moved the base while it was read")
                 .at(shown)
-                .advice("Export again, from the mount (recovery-points/@seq-…), or when the daemon has ended"));
+                .advice(
+                    "Export again, from the mount (recovery-points/@seq-…), or when the daemon has ended",
+                ));
         }
     }
     Ok(())

@@ -10,8 +10,8 @@ mod segments;
 mod small;
 
 pub use group::{BaseReport, GroupReport};
-pub use segments::SegmentReport;
 pub(super) use group::{checkpoint_of, open_in_memory};
+pub use segments::SegmentReport;
 
 use crate::seam::{DirStorage, Entropy, Storage};
 use crate::site::catalog::Catalog;
@@ -114,13 +114,8 @@ pub struct InspectOptions {
 /// Only if there is nothing to look at: no store, no permission, a format of a later version.
 pub fn inspect(options: &InspectOptions, entropy: &dyn Entropy) -> Result<Report> {
     let mut report = Report { verified: options.verify, ..Report::default() };
-    let opened = Store::open(
-        &options.store,
-        OpenFor::Reading,
-        Moved::Unsaid,
-        options.journal.as_deref(),
-        entropy,
-    );
+    let opened =
+        Store::open(&options.store, OpenFor::Reading, Moved::Unsaid, options.journal.as_deref(), entropy);
     let (store, journal): (Arc<dyn Storage>, Arc<dyn Storage>) = match &opened {
         Ok(open) => {
             report.beside_daemon = open.beside_writer();
@@ -129,7 +124,7 @@ pub fn inspect(options: &InspectOptions, entropy: &dyn Entropy) -> Result<Report
         }
         Err(e) if matches!(e.kind(), Kind::Damaged | Kind::NotFound) || e.name() == Some("wrong-journal") => {
             let store = Arc::new(DirStorage::open(&options.store)?);
-            report.failed(store.shown(Path::new("store.json")), e);
+            report.damaged(store.shown(Path::new("store.json")), Some(0), e.to_string());
             let journal = match &options.journal {
                 Some(dir) => Arc::new(DirStorage::open(dir)?),
                 None => store.clone(),

@@ -69,7 +69,11 @@ impl ChainWalk {
             }
             let Some((before, value)) = self.at else { continue };
             if before.seq.next() != e.seq {
-                report.damaged(shown, Some(offset), format!("record {} follows {before} in the chain", e.seq));
+                report.damaged(
+                    shown,
+                    Some(offset),
+                    format!("record {} follows {before} in the chain", e.seq),
+                );
                 return self.broken(format!("{shown} at offset {offset}"));
             }
             let record = ChainRecord {
@@ -108,7 +112,10 @@ impl ChainWalk {
             let known = known.or_else(|| self.seen.get(&fork).copied().flatten());
             match known {
                 Some(value) if value != row.fork_chain => {
-                    let what = format!("epoch {} forks at {fork} with another chain value than the records have", row.epoch.short());
+                    let what = format!(
+                        "epoch {} forks at {fork} with another chain value than the records have",
+                        row.epoch.short()
+                    );
                     report.damaged(shown, Some(offset), what);
                 }
                 Some(_) => {}
@@ -139,14 +146,19 @@ impl ChainWalk {
             None => "from the genesis".to_owned(),
             Some(moment) => format!("from {moment}, whose value is taken as it was written down"),
         };
-        let open = if open == 0 { String::new() } else { format!(", {open} at moments whose records are gone") };
+        let open =
+            if open == 0 { String::new() } else { format!(", {open} at moments whose records are gone") };
         report.proved(
             about,
             Proof::Chain,
             format!("{} records {from}; {equal} values in seals, lists and rows agree{open}", self.records),
         );
         for gap in self.gaps {
-            report.proved(about, Proof::None, format!("the chain is not known from {gap} to the next known value"));
+            report.proved(
+                about,
+                Proof::None,
+                format!("the chain is not known from {gap} to the next known value"),
+            );
         }
     }
 }

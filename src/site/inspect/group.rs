@@ -15,7 +15,7 @@ use crate::seam::{Access, Overlay, Storage, SystemClock, SystemEntropy};
 use crate::site::objects::GroupObject;
 use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogPlace, Moment, Result, StoreId};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A group as its files have it.
@@ -150,8 +150,11 @@ impl Look {
                 group.spans = open.core.lock().spans.0.clone();
                 group.recovery = found.notes;
                 if let Some(damage) = found.damage {
-                    let path = self.journal.shown(&dir.join("main"));
-                    report.damaged(path, None, format!("the group would be read-only: {damage}"));
+                    // Where the scan stopped: the end of the last segment that it came to.
+                    let stop = live.last().map(|s| (s.file.clone(), s.end.0 - s.start.0));
+                    let (file, offset) = stop.unzip();
+                    let path = self.journal.shown(&dir.join("main").join(file.unwrap_or_default()));
+                    report.damaged(path, offset, format!("the group would be read-only: {damage}"));
                     group.recovery.push(format!("read-only: {damage}"));
                 }
             }
@@ -201,7 +204,12 @@ impl Look {
             if info.is_some()
                 && let Some((moment, value)) = seal.as_ref().and_then(|s| s.chain)
             {
-                claims.push(Claim { moment, value: ChainValue(value), path: shown.clone(), offset: Some(4096) });
+                claims.push(Claim {
+                    moment,
+                    value: ChainValue(value),
+                    path: shown.clone(),
+                    offset: Some(4096),
+                });
             }
             if let Some((moment, value)) = info.as_ref().and_then(|i| i.start_chain) {
                 let path = self.journal.shown(&dir.join("segments.json"));
@@ -241,8 +249,10 @@ impl Look {
             }
         }
         if self.verify {
-            let (batches, bytes) = files.iter().fold((0, 0), |a, f| (a.0 + f.0.batches, a.1 + f.0.payload_bytes));
-            let says = format!("{batches} batches with {bytes} bytes of payload were read and fit their crc32c");
+            let (batches, bytes) =
+                files.iter().fold((0, 0), |a, f| (a.0 + f.0.batches, a.1 + f.0.payload_bytes));
+            let says =
+                format!("{batches} batches with {bytes} bytes of payload were read and fit their crc32c");
             report.proved(format!("{about}: log"), Proof::Checksum, says);
             chain.end(report, &format!("{about}: history"));
         }
@@ -268,7 +278,7 @@ impl Look {
         Ok(())
     }
 
-    fn run_file(&self, report: &mut Report, path: &PathBuf) -> Result<Option<(u8, u64)>> {
+    fn run_file(&self, report: &mut Report, path: &Path) -> Result<Option<(u8, u64)>> {
         const PAGE: u64 = PAGE_BYTES as u64;
         let shown = self.store.shown(path);
         let file = self.store.open(path, Access::ReadOnly)?;
@@ -332,7 +342,9 @@ impl Look {
             group.bases.push(BaseReport { disk: state.disk, base: state.base, floor: state.floor, image });
         }
         if bytes > 0 {
-            let says = format!("{bytes} bytes of base images have no checksum: only a scrub against the peer proves them");
+            let says = format!(
+                "{bytes} bytes of base images have no checksum: only a scrub against the peer proves them"
+            );
             report.proved(format!("{about}: bases"), Proof::None, says);
         }
     }

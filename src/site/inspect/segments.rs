@@ -42,6 +42,9 @@ pub struct SegmentReport {
     pub payload_bytes: u64,
 }
 
+/// Header, records, and all bytes.
+type WholeBatch = (BatchHeader, Vec<RecordView>, Vec<u8>);
+
 /// One file under examination.
 pub(super) struct SegmentFile<'a> {
     pub(super) file: &'a dyn File,
@@ -131,7 +134,7 @@ impl SegmentFile<'_> {
     }
 
     /// A batch with good header and table, and all its bytes.
-    fn batch(&self, at: u64, end: u64, life: u64) -> Result<Option<(BatchHeader, Vec<RecordView>, Vec<u8>)>> {
+    fn batch(&self, at: u64, end: u64, life: u64) -> Result<Option<WholeBatch>> {
         let front = self.read(at, BATCH_HEADER_BYTES)?;
         let Some(header) = BatchHeader::decode(&front) else { return Ok(None) };
         if header.life != life || at + u64::from(header.length) > end {
@@ -161,10 +164,15 @@ impl SegmentFile<'_> {
             }
             let payload = &bytes[place..gap];
             if crc32c::crc32c(payload) != r.entry.crc {
-                let bad =
-                    payload.chunks(BLOCK as usize).zip(&r.blocks).position(|(b, crc)| crc32c::crc32c(b) != *crc);
+                let bad = payload
+                    .chunks(BLOCK as usize)
+                    .zip(&r.blocks)
+                    .position(|(b, crc)| crc32c::crc32c(b) != *crc);
                 let offset = at + place as u64 + bad.unwrap_or(0) as u64 * BLOCK;
-                let what = format!("the payload of record {} of file {} isn't what was written", r.entry.seq, r.entry.disk);
+                let what = format!(
+                    "the payload of record {} of file {} isn't what was written",
+                    r.entry.seq, r.entry.disk
+                );
                 report.damaged(&self.shown, Some(offset), what);
             }
             out.payload_bytes += payload.len() as u64;

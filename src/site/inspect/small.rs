@@ -7,7 +7,7 @@ use crate::seam::{Access, Storage};
 use crate::site::catalog;
 use crate::vocab::{Error, Kind, Result};
 use serde::de::DeserializeOwned;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const FOLDERS: [&str; 9] = [
     "site",
@@ -144,7 +144,7 @@ pub(super) fn checkpoint(
 pub(super) fn history(
     report: &mut Report,
     storage: &dyn Storage,
-    path: &PathBuf,
+    path: &Path,
     counted: Option<(u64, u32)>,
 ) -> Vec<HistoryLine<Event>> {
     let shown = storage.shown(path);
@@ -181,7 +181,8 @@ pub(super) fn history(
                 return lines;
             }
             Err(LineError::Unknown(what)) => {
-                let what = format!("line {n} of the history has content that this version doesn't know: {what}");
+                let what =
+                    format!("line {n} of the history has content that this version doesn't know: {what}");
                 report.damaged(&shown, Some(end as u64), what);
                 return lines;
             }
