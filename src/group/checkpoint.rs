@@ -9,10 +9,11 @@ use crate::format::{Checkpoint, FileState, LogState};
 use crate::group::Group;
 use crate::group::group::{BasePlace, Core};
 use crate::group::names::NameLog;
+use crate::group::small_file;
 use crate::history::Event;
 use crate::journal::HistoryFile;
-use crate::seam::{Access, Storage};
-use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+use crate::seam::Storage;
+use crate::vocab::{DiskOrdinal, LogPlace, Pos, Result};
 use std::path::Path;
 
 const NAMES: &str = "names.json";
@@ -66,23 +67,11 @@ impl Group {
     }
 
     /// Names and sizes over time, as a file replaced as a whole.
-    fn write_names(&self) -> Result<()> {
+    pub(crate) fn write_names(&self) -> Result<()> {
         let durable = self.log.durable();
         let mut names = self.names.lock().clone();
         names.facts.retain(|f| f.place.log != self.log.id() || f.place.pos < durable);
-        let body = serde_json::to_vec(&names)
-            .map_err(|e| Error::new(Kind::Invalid, format!("names can't be written: {e}")))?;
-        let mut bytes = format!("{:08x}\n", crc32c::crc32c(&body)).into_bytes();
-        bytes.extend_from_slice(&body);
-        let (storage, next) = (&self.parts.store, self.dir.join("names.new"));
-        if storage.exists(&next)? {
-            storage.remove(&next)?;
-        }
-        let file = storage.create(&next, Access::Cached)?;
-        file.write_all_at(&bytes, 0)?;
-        file.sync()?;
-        storage.rename(&next, &self.dir.join(NAMES))?;
-        storage.sync_dir(&self.dir)
+        small_file::write(&*self.parts.store, &self.dir, NAMES, &names)
     }
 
     /// Syncs what nobody has flushed; to be called every 100 ms for a protected group, every second else.
@@ -103,25 +92,9 @@ impl Group {
 /// # Errors
 /// `Damaged` if the file isn't what was written.
 pub(crate) fn read_names(storage: &dyn Storage, dir: &Path) -> Result<NameLog> {
-    let path = dir.join(NAMES);
-    if !storage.exists(&path)? {
-        return Ok(NameLog::default());
-    }
-    let file = storage.open(&path, Access::ReadOnly)?;
-    let mut bytes = vec![0; file.len()? as usize];
-    let got = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(got);
-    let damaged = || {
-        Error::new(Kind::Damaged, "the names of the group aren't what was written")
-            .at(storage.shown(&path))
-            .advice("They can be read from the journal: see `standbyfs inspect`")
-    };
-    let (crc, body) = bytes.split_at_checked(9).ok_or_else(damaged)?;
-    let crc = std::str::from_utf8(&crc[..8]).ok().and_then(|t| u32::from_str_radix(t, 16).ok());
-    if crc != Some(crc32c::crc32c(body)) {
-        return Err(damaged());
-    }
-    serde_json::from_slice(body).map_err(|_| damaged())
+    small_file::read(storage, dir, NAMES)
+        .map(Option::unwrap_or_default)
+        .map_err(|e| e.advice("The names can be read from the journal: see `standbyfs inspect`"))
 }
 
 /// A first place for the base of a file: nothing is in it, and that lies below everything.

@@ -9,7 +9,7 @@ use crate::group::queue::Gate;
 use crate::history::{ChainValue, Event, Row, RowKind};
 use crate::journal::NewRecord;
 use crate::seam::Durability;
-use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, RecordKind, Result, Token};
+use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Pos, RecordKind, Result, Token};
 
 /// What an epoch is begun for.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,8 @@ impl Group {
     /// Brings the newest span up to the log's head.
     pub(crate) fn refresh_spans(&self, core: &mut Core) {
         let (head, end) = self.log.head();
-        let Some(open) = self.log.segments().into_iter().next_back() else { return };
+        let segments = self.log.segments();
+        let Some(newest) = segments.last() else { return };
         match core.spans.0.last_mut() {
             Some(s)
                 if s.log == self.log.id()
@@ -111,10 +112,24 @@ impl Group {
                 s.to = end;
                 s.last_seq = head.seq;
             }
-            _ if head.seq >= open.first_seq => {
-                core.spans.extend(self.log.id(), head.epoch, open.start, end, open.first_seq, head.seq);
+            last => {
+                // Several segments may have come since: the span begins with the first of its run.
+                let behind = last.filter(|s| s.log == self.log.id()).map_or(Pos(0), |s| s.to);
+                let mut first = newest;
+                for s in segments.iter().rev().skip(1) {
+                    let empty = s.last_seq < s.first_seq;
+                    let joins = s.epoch == head.epoch && (empty || s.last_seq.next() == first.first_seq);
+                    if !joins || s.end <= behind {
+                        break;
+                    }
+                    if !empty {
+                        first = s;
+                    }
+                }
+                if head.seq >= first.first_seq {
+                    core.spans.extend(self.log.id(), head.epoch, first.start, end, first.first_seq, head.seq);
+                }
             }
-            _ => {}
         }
     }
 }

@@ -125,6 +125,8 @@ pub struct Group {
     pub(crate) live: RwLock<Arc<Live>>,
     pub(crate) chain: Mutex<ChainState>,
     pub(crate) flushes: Mutex<Flushes>,
+    /// The moment that the base must not pass: what a target has acknowledged, or a copy's cursor.
+    pub(crate) pin: Mutex<Option<Moment>>,
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
     pub(crate) counters: Counters,
@@ -211,6 +213,16 @@ impl Group {
         core.history.append(time, event.clone())?;
         core.events.push((time, event));
         self.write_checkpoint(core, false)
+    }
+
+    /// Adds a line to the history, durable and counted when this returns.
+    pub fn record_line(&self, event: Event) -> Result<()> {
+        self.record(&mut self.core.lock(), event)
+    }
+
+    /// Sets the moment that the base must not pass.
+    pub fn set_pin(&self, moment: Option<Moment>) {
+        *self.pin.lock() = moment;
     }
 
     /// The live path and files anew, after a fork or when a base has moved.

@@ -3,6 +3,7 @@
 mod chain;
 mod checkpoint;
 mod decide;
+mod driver;
 mod epoch;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
@@ -11,11 +12,15 @@ mod names;
 mod open;
 mod queue;
 mod read;
+mod receive;
 mod round;
+mod ship;
+mod small_file;
 mod spans;
 mod upkeep;
 mod write;
 
+pub use driver::{Driver, DriverState, Output};
 pub use group::{Counters, Group, GroupParts, Reply};
 pub use names::{Change, Fact, NameLog, NamedFile, Names, VmName};
 pub use open::OpenReport;

@@ -1,7 +1,7 @@
 //! Making a group, and opening one: recovery of everything from checkpoint, history, logs and index.
 
 use crate::format::{Checkpoint, Span};
-use crate::group::checkpoint::{empty_base, mend_history, read_names};
+use crate::group::checkpoint::{mend_history, read_names};
 use crate::group::epoch::Begin;
 use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts, Live};
 use crate::group::names::{Change, Fact, NameLog, Names};
@@ -47,6 +47,14 @@ struct Assembly {
 impl Group {
     /// Makes a group with its genesis epoch, durable when this returns.
     pub fn create(parts: GroupParts, id: GroupId) -> Result<Arc<Self>> {
+        let group = Self::create_empty(parts, id)?;
+        let begin = Begin { fork: None, kind: RowKind::Genesis, op: Token::NONE, overrules: None };
+        group.begin_epoch(&mut group.core.lock(), begin)?;
+        Ok(Arc::new(group))
+    }
+
+    /// A group without a record.
+    pub(crate) fn create_empty(parts: GroupParts, id: GroupId) -> Result<Self> {
         let dir = GroupParts::dir(id);
         parts.store.make_dir(&dir)?;
         let log_id = LogId(parts.entropy.random_128());
@@ -69,10 +77,7 @@ impl Group {
             bases: BTreeMap::new(),
         };
         let gate = Gate::Open { begun: true };
-        let group = Self::assemble(parts, id, Assembly { log, index, core, names: NameLog::default(), gate });
-        let begin = Begin { fork: None, kind: RowKind::Genesis, op: Token::NONE, overrules: None };
-        group.begin_epoch(&mut group.core.lock(), begin)?;
-        Ok(Arc::new(group))
+        Ok(Self::assemble(parts, id, Assembly { log, index, core, names: NameLog::default(), gate }))
     }
 
     /// Opens a group: after an orderly end, a kill or a power loss.
@@ -139,9 +144,8 @@ impl Group {
         let group = Self::assemble(parts, id, Assembly { log, index, core, names, gate });
         if report.damage.is_none() {
             let mut core = group.core.lock();
-            for disk in crate::group::checkpoint::ordinals(&group.names.lock()) {
-                core.bases.entry(disk).or_insert_with(|| empty_base(group.log.id()));
-            }
+            group.continue_from_jump(&core, checkpoint.head)?;
+            group.add_bases(&mut core);
             group.refresh_spans(&mut core);
             group.find_parent_ends(&mut core)?;
             group.refresh_live(&mut core)?;
@@ -149,6 +153,23 @@ impl Group {
             group.queue.lock().names = group.names.lock().at(&path);
         }
         Ok((Arc::new(group), report))
+    }
+
+    /// A log that begins behind a jump has its first seq and its first chain value from there.
+    fn continue_from_jump(&self, core: &Core, head: Moment) -> Result<()> {
+        let jump = core.events.iter().rev().find_map(|(_, e)| match e {
+            Event::Jump(line) => Some((line.to, line.to_chain)),
+            _ => None,
+        });
+        let Some((to, chain)) = jump else { return Ok(()) };
+        if self.log.segments().is_empty() {
+            self.log.begin_epoch(head.epoch, head.seq.next())?;
+        }
+        let known = self.chain.lock().place != Pos(0);
+        if !known {
+            self.start_chain_at(to, chain);
+        }
+        Ok(())
     }
 
     fn assemble(parts: GroupParts, id: GroupId, all: Assembly) -> Self {
@@ -172,6 +193,7 @@ impl Group {
             live: RwLock::new(Arc::new(Live { path, files: HashMap::new() })),
             chain: Mutex::new(place),
             flushes: Mutex::new(Flushes::default()),
+            pin: Mutex::new(None),
             last_flush_ns: Default::default(),
             writes_since_flush: Default::default(),
             counters: Default::default(),
@@ -212,8 +234,9 @@ fn chain_start(log: &Log) -> ChainState {
 
 /// Spans as far as the log before the scan goes; the scan brings the rest (K3).
 fn trimmed(spans: &[Span], log: LogId, scan_start: Pos, scan_seq: Seq) -> Spans {
-    let mut kept: Vec<Span> = spans.iter().filter(|s| s.log != log || s.from < scan_start).cloned().collect();
-    if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start) {
+    let mut kept: Vec<Span> =
+        spans.iter().filter(|s| s.log != log || s.from < scan_start || s.jump.is_some()).cloned().collect();
+    if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start && s.jump.is_none()) {
         s.to = scan_start;
         s.last_seq = scan_seq;
     }

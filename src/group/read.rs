@@ -58,7 +58,13 @@ impl Group {
             let place = core.bases.get(disk).copied();
             let cut = match place {
                 Some(place) => {
-                    let on = |p: Option<crate::vocab::LogPlace>| p.and_then(|p| path.above(p.log, p.pos));
+                    // Of a moment that a first copy led to no log has anything: all of it is in the base.
+                    let begin = path.intervals().is_empty();
+                    let on = |p: Option<crate::vocab::LogPlace>| {
+                        p.and_then(|p| {
+                            if begin && p.pos.0 == 0 { Some(path.clone()) } else { path.above(p.log, p.pos) }
+                        })
+                    };
                     match (on(place.base), on(place.floor)) {
                         (Some(above), Some(_)) => above,
                         _ => return Err(passed(moment)),

@@ -36,12 +36,14 @@ impl Spans {
             s.last_seq = s.last_seq.max(last);
             return;
         }
-        if self.0.iter().any(|s| s.log == log && s.from <= from && to <= s.to) {
+        if self.0.iter().any(|s| s.log == log && s.jump.is_none() && s.from <= from && to <= s.to) {
             return; // the scan brings what the checkpoint already had
         }
         // A batch that the checkpoint's span covers in part was still growing when it was written.
-        if let Some(s) =
-            self.0.iter_mut().find(|s| s.log == log && s.epoch == epoch && s.from <= from && from <= s.to)
+        if let Some(s) = self
+            .0
+            .iter_mut()
+            .find(|s| s.log == log && s.epoch == epoch && s.jump.is_none() && s.from <= from && from <= s.to)
         {
             s.to = s.to.max(to);
             s.last_seq = s.last_seq.max(last);
@@ -103,6 +105,7 @@ impl Spans {
             };
         }
         intervals.reverse();
+        intervals.retain(|i| i.from < i.to); // a first copy that published nothing but bases
         if let Some(first) = intervals.first_mut() {
             first.from = Pos(0); // so that a base that has nothing yet lies on every path
         }

@@ -77,12 +77,19 @@ impl Group {
         if care.pinned {
             return Ok(RoundDone::default());
         }
-        match care.window_ns {
-            None => self.round(None),
+        let window = match care.window_ns {
+            None => None,
             Some(window) => match self.edge_before(window)? {
-                Some(edge) => self.round(Some(edge)),
-                None => Ok(RoundDone::default()),
+                Some(edge) => Some(edge),
+                None => return Ok(RoundDone::default()),
             },
+        };
+        let pin = *self.pin.lock();
+        let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
+        // Both lie on the live path, in one log until there are copies over an image.
+        match (window, pin) {
+            (Some(a), Some(b)) => self.round(Some(if a.pos < b.pos { a } else { b })),
+            (a, b) => self.round(a.or(b)),
         }
     }
 

@@ -6,3 +6,4 @@
 
 mod model;
 mod schedule;
+mod sites;

@@ -1,0 +1,502 @@
+//! Drives one group's side of the exchange with one peer: carries out effects on the group and answers them.
+//!
+//! D1. Effects are carried out in their order, on the calling thread; each answer is stepped before the next effect.
+//! D2. What was begun in a connection is finished before the next one begins: nothing here goes on by itself.
+//! D3. A source ships only what is durable; the base stays at or below what the peer has acknowledged, and at or
+//!     below the cursor of a copy.
+
+use crate::exchange::{
+    About, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, Report, Roles, Rpo, Scrub,
+    Settings, Standing, Verdict,
+};
+use crate::group::Group;
+use crate::group::chain::At;
+use crate::group::queue::Gate;
+use crate::group::receive::FirstCopy;
+use crate::history::{
+    ChainValue, Event as Line, JumpReason, RowKind, SourcePhase, SourceState, SourceStep, TargetPhase,
+    TargetState,
+};
+use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A copy is made durable after so many bytes.
+const COPY_SYNC_BYTES: u64 = 16 << 20;
+
+/// What the caller has to do.
+#[derive(Debug)]
+pub enum Output {
+    /// Send this.
+    Send(Frame),
+    /// Call [`Driver::timer`] at this monotonic time, ns.
+    Timer(u64),
+    /// The peer wants this group to have its standby here.
+    Join(Box<Join>),
+    /// An answer of the peer to a request of this site.
+    Answer(About),
+    /// The peer asks for a hash.
+    Scrub(Scrub),
+    /// For the log and for health.
+    Report(Report),
+    /// What the connection has come to.
+    Met(Box<Verdict>),
+    /// Close the connection.
+    Close {
+        /// A name that the documentation has.
+        name: &'static str,
+        /// One sentence.
+        text: String,
+    },
+}
+
+/// Where a group stands with its peer.
+#[derive(Clone, Debug, Default)]
+pub struct DriverState {
+    /// A connection is up and both sides have met.
+    pub met: bool,
+    /// Records are shipped on the line.
+    pub shipping: bool,
+    /// The newest moment that the peer has acknowledged.
+    pub acknowledged: Option<Moment>,
+    /// Bytes sent and not confirmed.
+    pub flying_bytes: u64,
+    /// A copy is under way.
+    pub copying: bool,
+}
+
+/// One group, one peer.
+pub struct Driver {
+    group: Arc<Group>,
+    link: GroupLink,
+    todo: VecDeque<Effect>,
+    copy: Option<FirstCopy>,
+    waiting: Vec<crate::exchange::Ticket>,
+    cursor: Option<Moment>,
+    durable: Moment,
+    shipped: Option<At>,
+    met: bool,
+    /// The epoch that this site was in when it last said what it is.
+    said: EpochId,
+}
+
+impl Driver {
+    /// A group that isn't connected yet.
+    pub fn new(group: Arc<Group>, settings: Settings) -> Self {
+        let link = GroupLink::new(settings);
+        Self {
+            group,
+            link,
+            todo: VecDeque::new(),
+            copy: None,
+            waiting: Vec::new(),
+            cursor: None,
+            durable: Moment::default(),
+            shipped: None,
+            met: false,
+            said: EpochId::NONE,
+        }
+    }
+
+    /// The settings that suit most groups.
+    pub fn settings(group: &Group, peer: StoreId, frequency_ns: Option<u64>) -> Settings {
+        Settings {
+            group: group.id(),
+            site: group.parts.store_id,
+            peer,
+            window_bytes: 8 << 20,
+            fill_bytes: 1 << 20,
+            frequency_ns,
+        }
+    }
+
+    /// The session with the peer is ready.
+    pub fn connected(&mut self, now_ns: u64) -> Vec<Output> {
+        self.shipped = None;
+        self.waiting.clear();
+        match self.local() {
+            Ok(local) => self.step(now_ns, Event::Connected(Box::new(local))),
+            Err(e) => vec![closed(&e)],
+        }
+    }
+
+    /// The connection is gone.
+    pub fn disconnected(&mut self, now_ns: u64) -> Vec<Output> {
+        self.met = false;
+        self.todo.clear();
+        self.waiting.clear();
+        self.copy = None;
+        self.step(now_ns, Event::Disconnected)
+    }
+
+    /// A frame about this group arrived.
+    pub fn received(&mut self, now_ns: u64, frame: Frame) -> Vec<Output> {
+        self.step(now_ns, Event::Received(frame))
+    }
+
+    /// The time of the last [`Output::Timer`] has come.
+    pub fn timer(&mut self, now_ns: u64) -> Vec<Output> {
+        self.step(now_ns, Event::Timer)
+    }
+
+    /// Ships what is durable and finishes what waits for a sync; to be called every 20 ms or so while connected.
+    pub fn progress(&mut self, now_ns: u64) -> Vec<Output> {
+        let mut out = match self.flush_copy() {
+            Ok(events) => events.into_iter().flat_map(|e| self.step(now_ns, e)).collect(),
+            Err(e) => vec![closed(&e)],
+        };
+        let began = matches!(self.group.gate(), Gate::Open { .. }) && self.group.head().epoch != self.said;
+        if self.met && began {
+            // A new epoch of this site: both sides meet anew, so that the peer has its row before its records.
+            out.extend(self.connected(now_ns));
+        } else if self.met {
+            let standing = self.standing();
+            out.extend(self.step(now_ns, Event::Progress(standing)));
+        }
+        self.group.set_pin(self.pin());
+        out
+    }
+
+    /// Says something to the peer about this group.
+    pub fn say(&mut self, now_ns: u64, about: About) -> Vec<Output> {
+        self.step(now_ns, Event::Say(about))
+    }
+
+    /// This site's roles have changed: a line of the history was written.
+    pub fn roles_changed(&mut self, now_ns: u64) -> Vec<Output> {
+        let roles = self.roles();
+        self.step(now_ns, Event::Roles(roles))
+    }
+
+    /// The recovery point objective as this site sees it.
+    pub fn rpo(&self, now_ns: u64) -> Rpo {
+        self.link.rpo(now_ns)
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> DriverState {
+        DriverState {
+            met: self.met,
+            shipping: self.link.is_shipping(),
+            acknowledged: self.cursor,
+            flying_bytes: self.link.flying_bytes(),
+            copying: self.copy.is_some() || self.link.pinned().is_some(),
+        }
+    }
+
+    /// The moment that the base must not pass (D3).
+    fn pin(&self) -> Option<Moment> {
+        self.link.pinned().or(self.cursor)
+    }
+
+    fn step(&mut self, now_ns: u64, event: Event) -> Vec<Output> {
+        let mut out = Vec::new();
+        let mut events = VecDeque::from([event]);
+        loop {
+            while let Some(event) = events.pop_front() {
+                self.todo.extend(self.link.step(now_ns, event));
+            }
+            let Some(effect) = self.todo.pop_front() else { return out };
+            match self.carry_out(effect, &mut out) {
+                Ok(answer) => events.extend(answer),
+                Err(e) => {
+                    out.push(closed(&e));
+                    self.todo.clear();
+                    return out;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect, out: &mut Vec<Output>) -> Result<Option<Event>> {
+        let group = self.group.clone();
+        Ok(Some(match effect {
+            Effect::Send(frame) => return Ok(push(out, Output::Send(frame))),
+            Effect::SetTimer(at) => return Ok(push(out, Output::Timer(at))),
+            Effect::Join(join) => return Ok(push(out, Output::Join(join))),
+            Effect::Answer(about) => return Ok(push(out, Output::Answer(about))),
+            Effect::Scrub(scrub) => return Ok(push(out, Output::Scrub(scrub))),
+            Effect::Report(report) => return Ok(push(out, Output::Report(report))),
+            Effect::Close { name, text } => return Ok(push(out, Output::Close { name, text })),
+            Effect::Met(verdict, _) => {
+                self.met = true;
+                return Ok(push(out, Output::Met(verdict)));
+            }
+            Effect::MeetAnew => Event::Connected(Box::new(self.local()?)),
+            Effect::StoreRows(ticket, rows, withdrawn) => {
+                group.store_rows(rows, withdrawn)?;
+                Event::RowsStored(ticket)
+            }
+            Effect::ReadMarks(ticket, common) => Event::MarksRead(ticket, group.line_marks(common)?),
+            Effect::ReadRecords { ticket, after, upto, max_bytes } => {
+                let found = match group.read_run(after, upto, max_bytes, self.shipped)? {
+                    Some(run) => {
+                        self.shipped = Some(run.at);
+                        Found::Records { epoch: run.epoch, records: run.records, chain: run.at.value }
+                    }
+                    None => Found::Gone,
+                };
+                Event::RecordsRead(ticket, found)
+            }
+            Effect::ReadFill(ticket, moment, range) => {
+                Event::FillRead(ticket, group.read_fill(moment, range)?)
+            }
+            Effect::ReadChain(ticket, at) => Event::ChainRead(ticket, group.chain_value(at)?),
+            Effect::ReadSizes(ticket, moment) => Event::SizesRead(ticket, group.whole_set(moment)?.1),
+            Effect::PlanCopy(ticket, Plan::Initial) => {
+                Event::CopyPlanned(ticket, Box::new(self.plan_initial()?))
+            }
+            Effect::PlanCopy(..) => return Err(not_yet("a copy over an image that the target has already")),
+            Effect::PlanSkip(ticket, _) => {
+                let (to, chain) = self.durable_head()?;
+                Event::SkipPlanned(ticket, to, chain, group.whole_set(to)?.0)
+            }
+            Effect::ReadRanges(ticket, _) => {
+                let (at, _) = self.durable_head()?;
+                Event::RangesRead(ticket, group.whole_set(at)?.0)
+            }
+            Effect::Append(ticket, data) => {
+                group.append_received(&data)?;
+                Event::Appended(ticket)
+            }
+            Effect::BeginStaging(ticket, planned) => {
+                if planned.onto_image || group.has_image() {
+                    return Err(not_yet("a copy over an image that is here already"));
+                }
+                let _ = ticket;
+                self.copy = Some(group.begin_copy(&planned)?);
+                return Ok(None);
+            }
+            Effect::Stage(ticket, data) => {
+                return self.stage(ticket, |copy, group| copy.take_records(group, &data));
+            }
+            Effect::StageFill(ticket, fill) => {
+                return self.stage(ticket, |copy, group| copy.take_fill(group, &fill));
+            }
+            Effect::StageSkip(ticket, to, chain, set) => {
+                let _ = ticket;
+                self.copying()?.skip(to, chain, &set);
+                return Ok(None);
+            }
+            Effect::DropStaging(_) => {
+                self.copy = None;
+                group.drop_copy()?;
+                return Ok(None);
+            }
+            Effect::PublishJump { ticket, to, chain, disks, .. } => {
+                let mut copy = match self.copy.take() {
+                    Some(copy) => copy,
+                    None => group
+                        .resume_copy()?
+                        .ok_or_else(|| Error::new(Kind::Conflict, "no copy is under way"))?,
+                };
+                group.publish_copy(&mut copy, to, chain, disks)?;
+                Event::JumpPublished(ticket)
+            }
+            Effect::Acknowledged(moment, value) | Effect::Staged(moment, value) => {
+                group.keep_mark(moment, value);
+                self.cursor = Some(moment);
+                return Ok(None);
+            }
+            Effect::SourceStep(step) => {
+                self.source_step(step)?;
+                Event::Roles(self.roles())
+            }
+            Effect::MayDecide(op) => {
+                let roles = self.roles();
+                if roles.target.phase != (TargetPhase::Intent { op }) {
+                    return Ok(None);
+                }
+                group.decide(group.head(), RowKind::Planned, op, None)?;
+                Event::Roles(self.roles())
+            }
+            Effect::PeerOldest(_) | Effect::PeerRoles(_) | Effect::Points(_) | Effect::Notices(_) => {
+                return Ok(None);
+            }
+        }))
+    }
+
+    fn stage(
+        &mut self,
+        ticket: crate::exchange::Ticket,
+        take: impl FnOnce(&mut FirstCopy, &Group) -> Result<()>,
+    ) -> Result<Option<Event>> {
+        let group = self.group.clone();
+        if self.copy.is_none() {
+            self.copy = group.resume_copy()?;
+        }
+        let copy = self.copying()?;
+        take(copy, &group)?;
+        if copy.unsynced() >= COPY_SYNC_BYTES {
+            copy.sync(&group)?;
+            self.waiting.clear();
+            return Ok(Some(Event::Appended(ticket))); // the newest ticket covers the earlier ones
+        }
+        self.waiting.push(ticket);
+        Ok(None)
+    }
+
+    fn copying(&mut self) -> Result<&mut FirstCopy> {
+        self.copy
+            .as_mut()
+            .ok_or_else(|| Error::new(Kind::Conflict, "something of a copy came, and none is under way"))
+    }
+
+    /// A copy that waits is made durable, and says so.
+    fn flush_copy(&mut self) -> Result<Option<Event>> {
+        let Some(last) = self.waiting.pop() else { return Ok(None) };
+        self.waiting.clear();
+        if let Some(copy) = &mut self.copy {
+            copy.sync(&self.group)?;
+        }
+        Ok(Some(Event::Appended(last)))
+    }
+
+    fn plan_initial(&mut self) -> Result<Planned> {
+        let (at, chain) = self.durable_head()?;
+        let (set, disks) = self.group.whole_set(at)?;
+        // Until the source's link says so itself: the records behind the begin of the stream are needed.
+        self.group.set_pin(Some(at));
+        let copy = Token(self.group.parts.entropy.random_128());
+        Ok(Planned { copy, reason: JumpReason::Initial, onto_image: false, at, chain, set, disks })
+    }
+
+    fn durable_head(&mut self) -> Result<(Moment, ChainValue)> {
+        let head = self.group.head();
+        self.group.sync()?;
+        self.durable = head;
+        let at = self.group.follow_chain(self.group.log.durable())?;
+        if at.moment.seq < head.seq {
+            return Err(Error::new(
+                Kind::Damaged,
+                format!("the chain ends at {}, the log at {head}", at.moment),
+            ));
+        }
+        let value = self.group.chain_value(head)?;
+        value.map(|v| (head, v)).ok_or_else(|| Error::new(Kind::Damaged, format!("no chain value at {head}")))
+    }
+
+    fn standing(&mut self) -> Standing {
+        let (head, end) = self.group.log.head();
+        if self.group.log.durable() >= end {
+            self.durable = head;
+        }
+        Standing { head, durable: self.durable, flushed: self.durable, lag_ns: 0 }
+    }
+
+    fn local(&mut self) -> Result<Local> {
+        self.said = self.group.head().epoch;
+        let head = if self.group.has_image() { Some(self.durable_head()?) } else { None };
+        let roles = self.roles();
+        let writes = matches!(self.group.gate(), Gate::Open { .. });
+        let copy = if head.is_none() { self.group.copy_statement()? } else { None };
+        let (copy, missing) = copy.map_or((None, Default::default()), |(c, m)| (Some(c), m));
+        let events = self.group.events();
+        let handed = events
+            .iter()
+            .filter_map(|(_, e)| if let Line::Handover { op, .. } = e { Some(*op) } else { None });
+        Ok(Local {
+            table: self.group.table(),
+            head,
+            standing: self.standing(),
+            writes,
+            follows: self.group.gate() == Gate::Target,
+            state: if writes { "protected".into() } else { "standby".into() },
+            handed: handed.collect(),
+            roles,
+            oldest: None,
+            ranges_from: None,
+            copy,
+            missing,
+            notices: Vec::new(),
+            points: Default::default(),
+            cursor: self.cursor,
+            backlog_age_ns: 0,
+        })
+    }
+
+    /// What this site does and has decided, from the lines of its history.
+    fn roles(&self) -> Roles {
+        let table = self.group.table();
+        let writes = matches!(self.group.gate(), Gate::Open { .. });
+        let mut source = if writes { SourcePhase::Writer } else { SourcePhase::None };
+        let mut target = TargetState { phase: TargetPhase::Idle, ended: Default::default() };
+        let mut decision = None;
+        for (_, event) in self.group.events() {
+            match event {
+                Line::Handover { op, head, chain } => source = SourcePhase::Handed { op, head, chain },
+                Line::HandoverEnded { .. } => source = SourcePhase::Writer,
+                Line::Fence { epoch, .. } => {
+                    let op = table.row(epoch).map_or(Token::NONE, |r| r.op);
+                    source = SourcePhase::Fenced { op, epoch };
+                }
+                Line::Intent { op, .. } => target.phase = TargetPhase::Intent { op },
+                Line::Cancelled { op } => {
+                    target.phase = TargetPhase::Idle;
+                    target.ended.insert(op);
+                }
+                Line::Epoch { row, own: true } if row.decided() => {
+                    target.phase = TargetPhase::Promoted { op: row.op, epoch: row.epoch };
+                    source = SourcePhase::Writer;
+                    decision = Some(row);
+                }
+                Line::Withdrawn { op, .. } => {
+                    target.phase = TargetPhase::Idle;
+                    target.ended.insert(op);
+                }
+                _ => {}
+            }
+        }
+        if self.group.gate() == Gate::Target {
+            source = SourcePhase::None;
+        }
+        Roles { source, target: target.says(), decision }
+    }
+
+    /// A step of planned failover, durable before it is told.
+    fn source_step(&mut self, step: SourceStep) -> Result<()> {
+        let group = self.group.clone();
+        let handed = group.events().into_iter().filter_map(|(_, e)| match e {
+            Line::Handover { op, .. } => Some(op),
+            _ => None,
+        });
+        let state = SourceState { phase: self.roles().source, handed: handed.collect() };
+        if !matches!(step, SourceStep::SourceAgain { .. }) {
+            group.freeze(Gate::Frozen);
+        }
+        let (head, chain) = self.durable_head()?;
+        if state.after(step, head, chain).is_none() {
+            if matches!(self.roles().source, SourcePhase::Writer) {
+                group.thaw();
+            }
+            return Ok(());
+        }
+        match step {
+            SourceStep::Handover { op } => group.record_line(Line::Handover { op, head, chain }),
+            SourceStep::Fence { epoch, .. } => {
+                let table = group.table();
+                let fork = table.row(epoch).and_then(|r| r.fork()).unwrap_or(head);
+                let common = table.norm(fork)?;
+                group.record_line(Line::Fence { epoch, head, common })
+            }
+            SourceStep::SourceAgain { op } => {
+                group.record_line(Line::HandoverEnded { op })?;
+                group.thaw();
+                Ok(())
+            }
+        }
+    }
+}
+
+fn push(out: &mut Vec<Output>, output: Output) -> Option<Event> {
+    out.push(output);
+    None
+}
+
+fn closed(error: &Error) -> Output {
+    Output::Close { name: error.name().unwrap_or("damaged"), text: error.to_string() }
+}
+
+fn not_yet(what: &str) -> Error {
+    Error::refused("not-supported-yet", format!("this version can't do {what}"))
+}

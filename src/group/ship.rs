@@ -1,0 +1,195 @@
+//! What a source reads for its target: records behind a moment, ranges at a moment, marks.
+
+use crate::exchange::{DiskRange, RangeSet, Record};
+use crate::group::Group;
+use crate::group::chain::At;
+use crate::history::{
+    ChainMark, ChainValue, DiskSize, Event, LineMarks, MarkReason, MarkSet, Path as LinePath,
+};
+use crate::index::Interval;
+use crate::vocab::{Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, RecordKind, Result};
+use std::collections::BTreeMap;
+
+/// Records of one epoch behind a moment, and where they lead.
+pub struct ShippedRun {
+    /// Their epoch.
+    pub epoch: EpochId,
+    /// They, dense.
+    pub records: Vec<Record>,
+    /// The chain after the last.
+    pub(crate) at: At,
+}
+
+impl Group {
+    /// Durable records behind `after`, not beyond `upto`, whole requests of one epoch, about `max_bytes`. `None`:
+    /// they are no longer held. `from`: the chain at `after`, if the caller knows it.
+    pub(crate) fn read_run(
+        &self,
+        after: Moment,
+        upto: Moment,
+        max_bytes: u64,
+        from: Option<At>,
+    ) -> Result<Option<ShippedRun>> {
+        let (epoch, last, stretch) = {
+            let mut core = self.core.lock();
+            self.refresh_spans(&mut core);
+            let after = core.table.norm(after)?;
+            let line = core.table.line(upto)?;
+            if !core.table.is_on_line(after, upto)? || after.seq >= upto.seq {
+                return Ok(None);
+            }
+            let Some(epoch) = line.epoch_of(after.seq.next()) else { return Ok(None) };
+            let last = line.last_seq(epoch).unwrap_or(upto.seq).min(upto.seq);
+            let Some(span) =
+                core.spans.of(Moment { epoch, seq: after.seq.next() }).filter(|s| s.jump.is_none())
+            else {
+                return Ok(None);
+            };
+            (epoch, last, Interval { log: span.log, from: span.from, to: span.to })
+        };
+        let after = self.table().norm(after)?;
+        let first = after.seq.next();
+        let Some(row) = self.index.batch_of_seq(stretch, first)? else { return Ok(None) };
+        let (mut pos, mut bytes, mut records) = (row.pos, 0, Vec::new());
+        while bytes < max_bytes {
+            let batch = match self.log.batch_at(pos) {
+                Ok(Some(batch)) if batch.epoch == epoch => batch,
+                Ok(_) => break,
+                Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+                Err(e) => return Err(e),
+            };
+            for r in batch
+                .records
+                .iter()
+                .filter(|r| r.entry.kind.has_seq() && r.entry.seq >= first && r.entry.seq <= last)
+            {
+                let e = &r.entry;
+                let payload =
+                    if e.codec == Codec::Zeros { Vec::new() } else { self.log.payload(&batch, r)? };
+                let record = Record {
+                    disk: e.disk,
+                    kind: e.kind,
+                    flags: e.flags,
+                    codec: e.codec,
+                    offset: e.offset,
+                    length: e.length,
+                    seq: e.seq,
+                    time_ns: batch.wall(r),
+                    payload,
+                };
+                bytes += record.weight();
+                records.push(record);
+            }
+            pos = batch.end();
+            if records.last().is_some_and(|r: &Record| r.seq == last) {
+                break;
+            }
+        }
+        if records.first().map(|r| r.seq) != Some(first) {
+            return Ok(None);
+        }
+        let mut at = match from.filter(|at| at.moment == after) {
+            Some(at) => at,
+            None => match self.chain_value(after)? {
+                Some(value) => At { moment: after, value },
+                None if records[0].kind == RecordKind::Epoch => At { moment: after, value: ChainValue::ZERO },
+                None => return Ok(None),
+            },
+        };
+        for r in &records {
+            if r.kind == RecordKind::Epoch {
+                at = self.epoch_begins(&r.payload)?;
+            }
+            at = At { moment: Moment { epoch, seq: r.seq }, value: r.chain_after(epoch, &at.value) };
+        }
+        Ok(Some(ShippedRun { epoch, records, at }))
+    }
+
+    /// Marks that prove something about the line of `common`.
+    pub(crate) fn line_marks(&self, common: Moment) -> Result<LineMarks> {
+        let mut marks = MarkSet::default();
+        let mut keep = |m: Moment, h: ChainValue| {
+            marks.keep(ChainMark { epoch: m.epoch, seq: m.seq, h, time_ns: 0 }, MarkReason::Acknowledged);
+        };
+        let table = self.table();
+        for (moment, value) in &self.chain.lock().marks {
+            keep(*moment, *value);
+        }
+        let head = self.log.head().0;
+        for moment in [table.norm(common)?, table.norm(head)?] {
+            if let Some(value) = self.chain_value(moment)? {
+                keep(moment, value);
+            }
+        }
+        for row in table.rows() {
+            if let Some(fork) = row.fork() {
+                keep(table.norm(fork)?, row.fork_chain);
+            }
+        }
+        let path = LinePath::build(&table, head, &self.jumps(), None)?;
+        Ok(LineMarks::new(&marks, &table, &path, common)?)
+    }
+
+    pub(crate) fn jumps(&self) -> BTreeMap<Moment, Option<Moment>> {
+        let jumps = self.events().into_iter().filter_map(|(_, e)| match e {
+            Event::Jump(line) => Some((line.to, line.from)),
+            _ => None,
+        });
+        jumps.collect()
+    }
+
+    /// Everything that a target without an image lacks at a moment: all files, and the names as file 0.
+    pub(crate) fn whole_set(&self, moment: Moment) -> Result<(RangeSet, Vec<DiskSize>)> {
+        let view = self.open_moment(moment)?;
+        let mut set = RangeSet::new();
+        let names = self.names_range(&view)?;
+        set.add(names);
+        let mut sizes = Vec::new();
+        for (disk, file) in &view.names.files {
+            sizes.push(DiskSize { disk: *disk, size: file.size });
+            if file.size > 0 {
+                set.add(DiskRange { disk: *disk, offset: 0, length: file.size });
+            }
+        }
+        Ok((set, sizes))
+    }
+
+    /// The names of a moment as bytes of file 0: JSON padded with blanks, so that it has one length while names
+    /// come and go during a copy.
+    fn names_range(&self, view: &crate::group::MomentView) -> Result<DiskRange> {
+        let length =
+            (names_json(view)?.len() as u64 * 2 + (64 << 10)).next_multiple_of(4096).min(PAYLOAD_MAX);
+        Ok(DiskRange { disk: DiskOrdinal(0), offset: 0, length })
+    }
+
+    /// A range as it is at a moment; `Some(None)`: zeros; `None`: the moment or the file is gone.
+    pub(crate) fn read_fill(&self, moment: Moment, range: DiskRange) -> Result<Option<Option<Vec<u8>>>> {
+        let view = match self.open_moment(moment) {
+            Ok(view) => view,
+            Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if range.disk == DiskOrdinal(0) {
+            let mut json = names_json(&view)?;
+            if json.len() as u64 > range.length {
+                return Err(Error::new(
+                    Kind::Refused,
+                    "the names of the group grew too much during the copy",
+                ));
+            }
+            json.resize(range.length as usize, b' ');
+            return Ok(Some(Some(json)));
+        }
+        let Some(file) = view.names.files.get(&range.disk) else { return Ok(Some(None)) };
+        let mut bytes = vec![0; range.length as usize];
+        let there = file.size.saturating_sub(range.offset).min(range.length) as usize;
+        self.read_moment(&view, range.disk, range.offset, &mut bytes[..there])?;
+        let zero = bytes.iter().all(|b| *b == 0);
+        Ok(Some((!zero).then_some(bytes)))
+    }
+}
+
+fn names_json(view: &crate::group::MomentView) -> Result<Vec<u8>> {
+    serde_json::to_vec(&view.names)
+        .map_err(|e| Error::new(Kind::Invalid, format!("names can't be written: {e}")))
+}
