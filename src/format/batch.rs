@@ -73,29 +73,37 @@ pub struct BatchHeader {
 /// Where each payload of a batch goes.
 #[derive(Clone, Debug, Default)]
 pub struct BatchLayout {
-    records: usize,
     lists: usize,
+    payload: usize,
     shapes: Vec<(u64, u32)>,
 }
 
 impl BatchLayout {
     /// Adds a record with `stored` payload bytes for file offset `offset`. False if the batch is full.
     pub fn push(&mut self, offset: u64, stored: u32) -> bool {
-        let payload: usize = self.shapes.iter().map(|s| s.1 as usize).sum();
-        let full = self.records == BATCH_RECORDS_MAX
-            || (self.records > 0 && payload + stored as usize > BATCH_PAYLOAD_MAX);
+        let records = self.shapes.len();
+        let full = records == BATCH_RECORDS_MAX
+            || (records > 0 && self.payload + stored as usize > BATCH_PAYLOAD_MAX);
         if full {
             return false;
         }
-        self.records += 1;
+        self.payload += stored as usize;
         self.lists += crc_list_len(stored);
         self.shapes.push((offset, stored));
         true
     }
 
+    /// Keeps the first `records`.
+    pub fn truncate(&mut self, records: usize) {
+        for (_, stored) in self.shapes.drain(records.min(self.shapes.len())..) {
+            self.payload -= stored as usize;
+            self.lists -= crc_list_len(stored);
+        }
+    }
+
     /// Bytes of the table: entries and crc lists.
     pub fn table_bytes(&self) -> usize {
-        self.records * RECORD_BYTES + self.lists * 4
+        self.shapes.len() * RECORD_BYTES + self.lists * 4
     }
 
     /// The places in record order, and the length of the batch.

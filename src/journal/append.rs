@@ -4,7 +4,7 @@ use crate::format::{BatchHeader, BatchLayout, FLAG_JOINED, RecordEntry, crc_list
 use crate::journal::left_out;
 use crate::journal::log::{Log, State, poisoned};
 use crate::journal::segment::{Segment, SegmentInfo};
-use crate::seam::Durability;
+use crate::seam::{AlignedBuf, Durability};
 use crate::vocab::{Codec, DiskOrdinal, Error, Kind, PAYLOAD_MAX, Pos, RecordKind, Result, Seq};
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -76,15 +76,13 @@ impl Log {
                 return Err(Error::new(Kind::Invalid, format!("payload of {} bytes", r.payload.len())));
             }
         }
-        let mut state = self.state.lock();
-        if let Some(why) = &state.poisoned {
-            return Err(poisoned(why));
-        }
+        // The state is locked for moments only: reads go on while a batch is on its way to the medium.
+        let mut scratch = self.appender.lock();
         let mut out = Vec::with_capacity(1);
         let mut rest = records;
         while !rest.is_empty() {
             let (taken, layout) = take_batch(rest);
-            out.push(self.append_batch(&mut state, &rest[..taken], &layout, age, durability)?);
+            out.push(self.append_batch(&mut scratch, &rest[..taken], &layout, age, durability)?);
             rest = &rest[taken..];
         }
         Ok(out)
@@ -92,22 +90,27 @@ impl Log {
 
     fn append_batch(
         &self,
-        state: &mut State,
+        scratch: &mut AlignedBuf,
         records: &[NewRecord<'_>],
         layout: &BatchLayout,
         age: u64,
         durability: Durability,
     ) -> Result<AppendedBatch> {
         let (places, length) = layout.places();
-        let segment = self.room_for(state, u64::from(length))?;
+        let (segment, first_seq) = {
+            let mut state = self.state.lock();
+            if let Some(why) = &state.poisoned {
+                return Err(poisoned(why));
+            }
+            (self.room_for(&mut state, u64::from(length))?, state.next_seq)
+        };
+        let poison = |e: &Error| self.poison(&e.to_string());
         if durability == Durability::Durable
             && self.durable() < segment.end()
             && !left_out("J5: sync when going to durable appends")
         {
             // J5: a device with FUA persists a durable write alone and flushes nothing else.
-            segment.direct()?.sync().inspect_err(|e| {
-                state.poisoned.get_or_insert_with(|| e.to_string());
-            })?;
+            segment.direct()?.sync().inspect_err(poison)?;
             self.raise_durable(segment.end());
         }
         let mut tail = segment.tail();
@@ -115,7 +118,7 @@ impl Log {
         let wall = records[0].wall;
         let mut header = BatchHeader {
             life: segment.fixed.life,
-            first_seq: state.next_seq,
+            first_seq,
             durable: if left_out("J4: durable mark in batches") { Pos(0) } else { self.durable() },
             wall,
             age,
@@ -126,23 +129,22 @@ impl Log {
             crc: 0,
         };
         let room = length as usize;
-        if state.scratch.len() < room {
-            state.scratch.resize(room);
+        if scratch.len() < room {
+            scratch.resize(room);
         }
-        let scratch = &mut state.scratch[..room];
+        let scratch = &mut scratch[..room];
         let mut out = Vec::with_capacity(records.len());
-        let (entries, lists) = fill(records, &places, wall, state.next_seq, pos, scratch, &mut out);
+        let (entries, lists) = fill(records, &places, wall, first_seq, pos, scratch, &mut out);
         let head = header.encode(&entries, &lists);
         scratch[..head.len()].copy_from_slice(&head);
         blank_gaps(scratch, head.len(), &entries);
-        let written = segment
+        let at = pos.0 - segment.fixed.start.0;
+        segment
             .direct()
-            .and_then(|f| f.write_at(&[IoSlice::new(scratch)], pos.0 - segment.fixed.start.0, durability));
-        if let Err(e) = written {
-            state.poisoned.get_or_insert_with(|| e.to_string());
-            return Err(e);
-        }
+            .and_then(|f| f.write_at(&[IoSlice::new(scratch)], at, durability))
+            .inspect_err(poison)?;
         let end = Pos(pos.0 + u64::from(length));
+        let mut state = self.state.lock();
         if state.batches == 0 {
             tail.first_wall = wall;
         }
@@ -151,13 +153,15 @@ impl Log {
         tail.last_crc = header.crc;
         tail.last_wall = wall;
         state.next_seq = tail.last_seq.next().max(state.next_seq);
+        // The chain notes a segment's first value beside the appender.
+        tail.start_chain = segment.tail().start_chain;
         segment.set_tail(tail);
         state.batches += 1;
         if durability == Durability::Durable {
             self.raise_durable(end);
         }
         let ended = std::mem::take(&mut state.ended);
-        Ok(AppendedBatch { ended, pos, end, first_seq: header.first_seq, wall, records: out })
+        Ok(AppendedBatch { ended, pos, end, first_seq, wall, records: out })
     }
 
     fn room_for(&self, state: &mut State, length: u64) -> Result<Arc<Segment>> {
@@ -179,21 +183,20 @@ fn take_batch(records: &[NewRecord<'_>]) -> (usize, BatchLayout) {
     let mut taken = 0;
     while taken < records.len() {
         let unit = 1 + records[taken + 1..].iter().take_while(|r| r.flags & FLAG_JOINED != 0).count();
-        let mut next = layout.clone();
         let fits = records[taken..taken + unit].iter().all(|r| {
             let delta = r.wall.wrapping_sub(records[0].wall);
-            (0..=i64::from(u32::MAX)).contains(&delta) && next.push(r.offset, stored(r))
+            (0..=i64::from(u32::MAX)).contains(&delta) && layout.push(r.offset, stored(r))
         });
-        if !fits && taken > 0 {
-            break;
+        if !fits && taken == 0 {
+            // A request that fits into no batch is split: it is over 1 MiB and was promised nothing.
+            layout = BatchLayout::default();
+            let alone = records[..unit].iter().take_while(|r| layout.push(r.offset, stored(r))).count();
+            return (alone, layout);
         }
         if !fits {
-            // A request that fits into no batch is split: it is over 1 MiB and was promised nothing.
-            next = BatchLayout::default();
-            let alone = records[..unit].iter().take_while(|r| next.push(r.offset, stored(r))).count();
-            return (alone.max(1), next);
+            layout.truncate(taken);
+            break;
         }
-        layout = next;
         taken += unit;
     }
     (taken, layout)

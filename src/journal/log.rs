@@ -47,6 +47,8 @@ pub struct LogIdentity {
 pub struct Log {
     pub(crate) parts: LogParts,
     pub(crate) identity: LogIdentity,
+    /// Held by the one who appends, before `state` (J1), with the memory that batches are put together in.
+    pub(crate) appender: Mutex<AlignedBuf>,
     pub(crate) state: Mutex<State>,
     /// J4: everything before this place is durable.
     durable: AtomicU64,
@@ -72,7 +74,6 @@ pub(crate) struct State {
     pub(crate) next_name: u64,
     pub(crate) large: bool,
     pub(crate) poisoned: Option<String>,
-    pub(crate) scratch: AlignedBuf,
     opened_at: u64,
     /// Segments that ended since the last batch.
     pub(crate) ended: Vec<SegmentInfo>,
@@ -94,7 +95,6 @@ impl State {
             next_name: 0,
             large: false,
             poisoned: None,
-            scratch: AlignedBuf::zeroed(BLOCK as usize),
             opened_at: 0,
             ended: Vec::new(),
             chain: None,
@@ -111,7 +111,13 @@ impl Log {
     }
 
     pub(crate) fn assemble(parts: LogParts, identity: LogIdentity, state: State, durable: Pos) -> Self {
-        Self { parts, identity, state: Mutex::new(state), durable: AtomicU64::new(durable.0) }
+        Self {
+            parts,
+            identity,
+            appender: Mutex::new(AlignedBuf::zeroed(0)),
+            state: Mutex::new(state),
+            durable: AtomicU64::new(durable.0),
+        }
     }
 
     /// Which log this is.
@@ -187,6 +193,7 @@ impl Log {
     /// The records to come belong to another epoch or line: they go to a new segment. What it forks from is
     /// durable when this returns.
     pub fn begin_epoch(&self, epoch: EpochId, next_seq: Seq) -> Result<()> {
+        let _appender = self.appender.lock();
         self.sync()?;
         let mut state = self.state.lock();
         self.close_open(&mut state)?;
@@ -197,6 +204,7 @@ impl Log {
 
     /// Seals the open segment, so that nothing more is appended to it (before a clean close, or to free it).
     pub fn seal(&self) -> Result<()> {
+        let _appender = self.appender.lock();
         self.sync()?;
         self.close_open(&mut self.state.lock())
     }
