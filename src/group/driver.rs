@@ -76,6 +76,7 @@ pub struct Driver {
     durable: Moment,
     shipped: Option<At>,
     met: bool,
+    linked: bool,
     /// The epoch that this site was in when it last said what it is.
     said: EpochId,
 }
@@ -94,6 +95,7 @@ impl Driver {
             durable: Moment::default(),
             shipped: None,
             met: false,
+            linked: false,
             said: EpochId::NONE,
         }
     }
@@ -114,6 +116,7 @@ impl Driver {
     pub fn connected(&mut self, now_ns: u64) -> Vec<Output> {
         self.shipped = None;
         self.waiting.clear();
+        self.linked = true;
         match self.local() {
             Ok(local) => self.step(now_ns, Event::Connected(Box::new(local))),
             Err(e) => vec![closed(&e)],
@@ -123,6 +126,7 @@ impl Driver {
     /// The connection is gone.
     pub fn disconnected(&mut self, now_ns: u64) -> Vec<Output> {
         self.met = false;
+        self.linked = false;
         self.todo.clear();
         self.waiting.clear();
         self.copy = None;
@@ -131,7 +135,14 @@ impl Driver {
 
     /// A frame about this group arrived.
     pub fn received(&mut self, now_ns: u64, frame: Frame) -> Vec<Output> {
-        self.step(now_ns, Event::Received(frame))
+        let mut out = if self.linked && self.began_unsaid() { self.connected(now_ns) } else { Vec::new() };
+        out.extend(self.step(now_ns, Event::Received(frame)));
+        out
+    }
+
+    /// This site has begun an epoch that the peer has not heard of in this connection.
+    fn began_unsaid(&self) -> bool {
+        matches!(self.group.gate(), Gate::Open { .. }) && self.group.head().epoch != self.said
     }
 
     /// The time of the last [`Output::Timer`] has come.
@@ -145,8 +156,7 @@ impl Driver {
             Ok(events) => events.into_iter().flat_map(|e| self.step(now_ns, e)).collect(),
             Err(e) => vec![closed(&e)],
         };
-        let began = matches!(self.group.gate(), Gate::Open { .. }) && self.group.head().epoch != self.said;
-        if self.met && began {
+        if self.linked && self.began_unsaid() {
             // A new epoch of this site: both sides meet anew, so that the peer has its row before its records.
             out.extend(self.connected(now_ns));
         } else if self.met {
@@ -354,6 +364,10 @@ impl Driver {
 
     fn plan_initial(&mut self) -> Result<Planned> {
         let (at, chain) = self.durable_head()?;
+        if at.epoch != self.said {
+            // Begun in this very instant: the next connection says it first.
+            return Err(Error::refused("busy", "an epoch began while a copy was planned"));
+        }
         let (set, disks) = self.group.whole_set(at)?;
         // Until the source's link says so itself: the records behind the begin of the stream are needed.
         self.group.set_pin(Some(at));
