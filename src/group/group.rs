@@ -86,6 +86,8 @@ pub(crate) struct LiveFile {
 pub(crate) struct Live {
     pub(crate) path: Path,
     pub(crate) files: HashMap<DiskOrdinal, LiveFile>,
+    /// The head, where it isn't the log's newest record: a decision was taken back.
+    pub(crate) head: Option<Moment>,
 }
 
 pub(crate) struct ChainState {
@@ -175,7 +177,7 @@ impl Group {
 
     /// The newest moment, durable or not.
     pub fn head(&self) -> Moment {
-        self.log.head().0
+        self.live.read().head.unwrap_or_else(|| self.log.head().0)
     }
 
     /// Names and sizes at the head, requests that are still queued included.
@@ -239,7 +241,8 @@ impl Group {
             };
             files.insert(*disk, LiveFile { path: above, base });
         }
-        *self.live.write() = Arc::new(Live { path, files });
+        let head = self.standing_head(core);
+        *self.live.write() = Arc::new(Live { path, files, head });
         Ok(())
     }
 

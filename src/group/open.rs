@@ -190,7 +190,7 @@ impl Group {
             }),
             idle: Condvar::new(),
             names: Mutex::new(names),
-            live: RwLock::new(Arc::new(Live { path, files: HashMap::new() })),
+            live: RwLock::new(Arc::new(Live { path, files: HashMap::new(), head: None })),
             chain: Mutex::new(place),
             flushes: Mutex::new(Flushes::default()),
             pin: Mutex::new(None),

@@ -107,6 +107,9 @@ impl Group {
         let Some(newest) = core.spans.0.last() else {
             return Ok(Path::new([Interval { log: self.log.id(), from: Pos(0), to: Pos(u64::MAX) }]));
         };
+        if let Some(head) = self.standing_head(core) {
+            return self.path_of(core, head);
+        }
         let head = Moment { epoch: newest.epoch, seq: newest.last_seq };
         core.spans.path(&core.table, head, true, |span, seq| self.end_of(span, seq))
     }

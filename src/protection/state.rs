@@ -188,6 +188,8 @@ pub enum Fact {
     SplitBrain,
     /// One of the sites lacks history.
     Rewound,
+    /// A split brain or a rewind is over; which site goes on is said by other steps.
+    Reconciled,
     /// A decision that knows both lines ended a split brain or a rewind, in favour of this site.
     Resolved,
     /// The peer ended the protection, or migrated.
@@ -321,6 +323,10 @@ impl Facts {
                 self.role = Role::Source;
                 self.writer = Writer::Taken;
                 self.fenced = false;
+            }
+            Fact::Reconciled => {
+                self.split_brain = false;
+                self.rewound = false;
             }
             Fact::PeerEnded => self.orphaned = true,
             Fact::PeerCopyGone => {

@@ -16,6 +16,7 @@ pub mod catalog;
 pub mod domain;
 pub mod events;
 pub mod export;
+pub mod facts;
 pub mod hooks;
 pub mod inspect;
 pub mod jobs;

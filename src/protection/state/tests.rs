@@ -92,6 +92,7 @@ const EVERY_FACT: &[Fact] = &[
     Fact::ReprotectTarget,
     Fact::SplitBrain,
     Fact::Rewound,
+    Fact::Reconciled,
     Fact::Resolved,
     Fact::PeerEnded,
     Fact::PeerCopyGone,

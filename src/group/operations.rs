@@ -1,0 +1,241 @@
+//! Steps of operations at one site: lines of the history, a decision taken back, moments by their time.
+//!
+//! S1. A step is its line in the history; what follows from the line is done again at the next opening.
+//! S2. What was written in a decision that was taken back is on no live path: the head stands where it stood
+//!     before, and the records stay as a branch.
+//! S3. The lineage rises whenever the live content leaves its line, and never falls: it follows from the history.
+
+use crate::group::Group;
+use crate::group::group::Core;
+use crate::group::queue::Gate;
+use crate::group::read::MomentView;
+use crate::history::{Event, RowKind, Table};
+use crate::index::Interval;
+use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Result, Seq, Token};
+use std::collections::BTreeSet;
+
+/// A moment found by its wall time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MomentAt {
+    /// The greatest on the live line at or before the time.
+    pub moment: Moment,
+    /// An earlier moment has a later time: the clock went back.
+    pub ambiguous: bool,
+}
+
+/// Records held here that the live line does not go through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Branch {
+    /// The last moment of it.
+    pub last: Moment,
+    /// The newest moment of its epoch that is on the live line, as far as there is one.
+    pub fork: Option<Moment>,
+}
+
+impl Group {
+    /// Looks at the history without copying it: events, oldest first, with their wall times.
+    pub fn with_events<T>(&self, look: impl FnOnce(&[(i64, Event)]) -> T) -> T {
+        look(&self.core.lock().events)
+    }
+
+    /// Adds a line to the history; durable when this returns (S1). Epochs have ways of their own.
+    ///
+    /// # Errors
+    /// `Invalid` for an epoch; those of the files of history and checkpoint.
+    pub fn note(&self, event: Event) -> Result<()> {
+        let mut core = self.core.lock();
+        match &event {
+            Event::Epoch { own: true, .. } => {
+                return Err(Error::new(Kind::Invalid, "an epoch of this site is begun, not noted"));
+            }
+            Event::Epoch { row, own: false } => {
+                core.table.insert(row.clone())?;
+            }
+            Event::Withdrawn { epoch, op } => {
+                core.table.withdraw(*epoch, *op);
+            }
+            _ => {}
+        }
+        self.record(&mut core, event)
+    }
+
+    /// Makes everything durable and names the head.
+    pub fn durable_head(&self) -> Result<Moment> {
+        self.log.sync()?;
+        Ok(self.head())
+    }
+
+    /// Sets who may write. A group that is damaged stays stopped.
+    pub fn stand(&self, gate: Gate) {
+        if self.gate() != Gate::Stopped && self.gate() != gate {
+            self.freeze(gate);
+        }
+    }
+
+    /// Takes back these decisions of this site: their lines are durable when this returns, the head stands where it
+    /// stood before them, and the disks are a target's (S2). To be called again after a crash with what is left.
+    pub fn withdraw(&self, epochs: &[EpochId], op: Token) -> Result<Moment> {
+        let _work = self.work.lock();
+        let before = self.gate();
+        self.freeze(Gate::Frozen);
+        let done = self.withdraw_frozen(epochs, op);
+        // After the first line there is no way back: the group is no writer any more.
+        let any = {
+            let core = self.core.lock();
+            epochs.iter().any(|epoch| core.table.is_withdrawn(*epoch))
+        };
+        self.queue.lock().gate = if any { Gate::Target } else { before };
+        done
+    }
+
+    fn withdraw_frozen(&self, epochs: &[EpochId], op: Token) -> Result<Moment> {
+        self.log.sync()?;
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        for epoch in epochs {
+            if !core.table.is_withdrawn(*epoch) {
+                self.record(&mut core, Event::Withdrawn { epoch: *epoch, op })?;
+                core.table.withdraw(*epoch, op);
+            }
+        }
+        self.refresh_live(&mut core)?;
+        let path = self.head_path(&mut core)?;
+        let names = self.names.lock().at(&path);
+        self.queue.lock().names = names;
+        Ok(self.head())
+    }
+
+    /// S2: where the head stands, if that isn't the log's newest record.
+    pub(crate) fn standing_head(&self, core: &Core) -> Option<Moment> {
+        let newest = core.spans.0.last()?;
+        let withdrawn: Vec<EpochId> = core.table.withdrawals().map(|(epoch, _)| epoch).collect();
+        if withdrawn.is_empty() || !descends(&core.table, newest.epoch, &withdrawn) {
+            return None;
+        }
+        let standing = core.spans.0.iter().rev().find(|s| !descends(&core.table, s.epoch, &withdrawn))?;
+        Some(Moment { epoch: standing.epoch, seq: standing.last_seq })
+    }
+
+    /// S3. Beside a writer's handle: another number means that the handle saw another history.
+    pub fn lineage(&self) -> u64 {
+        self.with_events(|events| {
+            let mut stood = None;
+            let mut lineage = 1;
+            for (_, event) in events {
+                lineage += u64::from(match event {
+                    Event::Epoch { row, own: true } => match row.kind {
+                        RowKind::Failover | RowKind::Planned | RowKind::Change => true,
+                        // The old source goes on where it was stopped, unless another moment was chosen.
+                        RowKind::Force => row.fork() != stood,
+                        RowKind::Genesis | RowKind::Open | RowKind::Resolve | RowKind::Rollback => false,
+                    },
+                    Event::Fence { head, .. } | Event::Handover { head, .. } => {
+                        stood = Some(*head);
+                        false
+                    }
+                    Event::Withdrawn { .. } | Event::Target { .. } | Event::Jump(_) => true,
+                    _ => false,
+                });
+            }
+            lineage
+        })
+    }
+
+    /// The wall time of a moment's last record; `None` for the moment before every record.
+    ///
+    /// # Errors
+    /// `NotFound` if its record isn't held.
+    pub fn time_of(&self, moment: Moment) -> Result<Option<i64>> {
+        if moment.seq == Seq(0) {
+            return Ok(None);
+        }
+        let gone = || Error::new(Kind::NotFound, format!("the record of {moment} is no longer held"));
+        let stretch = {
+            let mut core = self.core.lock();
+            self.refresh_spans(&mut core);
+            let at = core.table.norm(moment)?;
+            let span = core.spans.of(at).ok_or_else(gone)?;
+            (Interval { log: span.log, from: span.from, to: span.to }, at.seq)
+        };
+        let row = self.index.batch_of_seq(stretch.0, stretch.1)?.ok_or_else(gone)?;
+        let batch = self.log.batch_at(row.pos)?.ok_or_else(gone)?;
+        let record = batch.records.iter().find(|r| r.entry.seq == stretch.1 && r.entry.kind.has_seq());
+        Ok(record.map(|r| batch.wall(r)))
+    }
+
+    /// The greatest moment of the live line with a wall time at or before `wall_ns`; `None` if all that is held is
+    /// later.
+    pub fn moment_at(&self, wall_ns: i64) -> Result<Option<MomentAt>> {
+        let path = {
+            let mut core = self.core.lock();
+            self.head_path(&mut core)?
+        };
+        for interval in path.intervals().iter().rev() {
+            let stretch = Interval { to: interval.to.min(self.log.end()), ..*interval };
+            let Some(found) = self.index.batch_at_time(stretch, wall_ns)? else { continue };
+            let Some(batch) = self.log.batch_at(found.row.pos)? else { continue };
+            let last = batch.records.iter().rfind(|r| {
+                r.entry.kind.has_seq() && batch.wall(r) <= wall_ns && batch.place(r) < interval.to
+            });
+            let seq = last.map_or(found.row.first_seq, |r| r.entry.seq);
+            let moment = Moment { epoch: batch.epoch, seq };
+            return Ok(Some(MomentAt { moment, ambiguous: found.ambiguous }));
+        }
+        Ok(None)
+    }
+
+    /// Branches that are held: the last moments of epochs that the live line leaves before their end.
+    pub fn branches(&self) -> Result<Vec<Branch>> {
+        let head = self.head();
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        let line = core.table.line(head)?;
+        let mut seen = BTreeSet::new();
+        let mut out = Vec::new();
+        for span in core.spans.0.iter().rev() {
+            if !seen.insert(span.epoch) {
+                continue;
+            }
+            let on_line = line.last_seq(span.epoch);
+            // What was opened again without a decision left nothing behind but its unsynced end.
+            if on_line.is_none_or(|seq| seq < span.last_seq) {
+                out.push(Branch {
+                    last: Moment { epoch: span.epoch, seq: span.last_seq },
+                    fork: on_line.map(|seq| Moment { epoch: span.epoch, seq }),
+                });
+            }
+        }
+        Ok(out)
+    }
+
+    /// BLAKE3 over the names, sizes and bytes of a moment, the same at each site that holds it. `piece` is called
+    /// with the bytes of each piece, and stops the work by an error.
+    pub fn hash_moment(
+        &self,
+        view: &MomentView,
+        mut piece: impl FnMut(u64) -> Result<()>,
+    ) -> Result<(blake3::Hash, u64)> {
+        let mut hasher = blake3::Hasher::new_derive_key("standbyfs view of a moment v1");
+        let mut buf = vec![0; 1 << 20];
+        let mut total = 0;
+        let files: Vec<(DiskOrdinal, u64)> =
+            view.names.files.iter().map(|(disk, f)| (*disk, f.size)).collect();
+        for (disk, size) in files {
+            hasher.update(&disk.0.to_le_bytes()).update(&size.to_le_bytes());
+            let mut at = 0;
+            while at < size {
+                let len = buf.len().min((size - at) as usize);
+                self.read_moment(view, disk, at, &mut buf[..len])?;
+                hasher.update(&buf[..len]);
+                at += len as u64;
+                total += len as u64;
+                piece(len as u64)?;
+            }
+        }
+        Ok((hasher.finalize(), total))
+    }
+}
+
+fn descends(table: &Table, epoch: EpochId, from: &[EpochId]) -> bool {
+    from.iter().any(|f| table.is_ancestor(*f, epoch).unwrap_or(false))
+}
