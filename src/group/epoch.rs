@@ -32,7 +32,14 @@ impl Group {
                 format!("the chain ends at {}, the log at {head}", at.moment),
             ));
         }
-        let fork = Some((head, at.value));
+        // A decision was taken back: what is opened goes on where the head stands, not where the log ends.
+        let fork = match self.standing_head(&core) {
+            None => Some((head, at.value)),
+            Some(standing) => {
+                let gone = || Error::new(Kind::Damaged, format!("the chain value of {standing} is gone"));
+                Some((standing, self.chain_value(standing)?.ok_or_else(gone)?))
+            }
+        };
         self.begin_epoch(&mut core, Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None })?;
         self.queue.lock().gate = Gate::Open { begun: true };
         Ok(())

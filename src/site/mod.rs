@@ -7,12 +7,16 @@
 //! | book | peers and tokens, as the link asks for them |
 //! | events, lines | what was commanded and what happened; files of lines |
 //! | requests | answers kept for requests that the kernel sends again |
+//! | facts | the state of a group, from its history |
+//! | commands | what control files take: judged, made durable, carried out |
+//! | points, policies | recovery points of a group, its policy |
 //! | jobs | job objects that survive a restart, and the threads that work on them |
 //! | hooks, domain | stopping and starting VMs; the domain XML for this site |
 //! | names | which names are allowed |
 
 pub mod book;
 pub mod catalog;
+pub mod commands;
 pub mod domain;
 pub mod events;
 pub mod export;
@@ -23,6 +27,8 @@ pub mod jobs;
 pub mod lines;
 pub mod names;
 pub mod objects;
+pub mod points;
+pub mod policies;
 pub mod requests;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;

@@ -2,8 +2,14 @@
 
 use crate::group::{Care, Group, GroupParts, Upkeep};
 use crate::index::CacheBudget;
+use crate::protection::State;
+use crate::protection::policy::{Policy, SiteSettings};
 use crate::seam::{Clock, Entropy, SystemClock, SystemEntropy};
+use crate::site::catalog::Catalog;
+use crate::site::commands::{Ground, Replication};
 use crate::site::events::{Event, Events};
+use crate::site::facts::Known;
+use crate::site::jobs::{JobHandle, Jobs, Workers};
 use crate::site::names::check_vm;
 use crate::site::objects::{GroupObject, VmObject};
 use crate::site::requests::Requests;
@@ -12,9 +18,14 @@ use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+/// Jobs that are worked on at once.
+const JOB_THREADS: usize = 4;
+/// Points are looked at every so many ns.
+const POINTS_NS: u64 = 5_000_000_000;
 
 /// How to open a site.
 #[derive(Clone, Debug)]
@@ -40,6 +51,19 @@ pub struct Vm {
     group: Mutex<Option<Arc<Group>>>,
     upkeep: Mutex<Upkeep>,
     parts: GroupParts,
+    /// One command at a time: what it was judged by stays true until it is done.
+    pub(crate) commanding: Mutex<()>,
+    known: Mutex<Known>,
+    policy: Mutex<Option<Held>>,
+    pointed_ns: AtomicU64,
+}
+
+/// A policy in memory, and whether somebody wrote it.
+#[derive(Clone)]
+struct Held {
+    policy: Policy,
+    settings: SiteSettings,
+    written: bool,
 }
 
 impl Vm {
@@ -79,8 +103,51 @@ impl Vm {
         if let Some(damage) = &report.damage {
             tracing::error!(vm = %self.name(), "damaged, read-only: {damage}");
         }
+        if report.damage.is_none() {
+            Ground::settle(&group)?;
+        }
         *open = Some(group.clone());
         Ok(group)
+    }
+
+    /// What is known from the group's history.
+    ///
+    /// # Errors
+    /// Those of [`Vm::group`].
+    pub fn known(&self) -> Result<Known> {
+        let group = self.group()?;
+        let mut known = self.known.lock();
+        group.with_events(|events| {
+            if known.lines > events.len() {
+                *known = Known::default();
+            }
+            events.iter().skip(known.lines).for_each(|(_, event)| known.take(event));
+        });
+        Ok(known.clone())
+    }
+
+    /// Policy and this site's settings for the group.
+    pub fn policy(&self, catalog: &Catalog) -> Result<(Policy, SiteSettings)> {
+        self.held(catalog).map(|held| (held.policy, held.settings))
+    }
+
+    fn held(&self, catalog: &Catalog) -> Result<Held> {
+        let mut held = self.policy.lock();
+        if let Some(held) = &*held {
+            return Ok(held.clone());
+        }
+        let stored = crate::site::policies::stored(catalog, self.group_id)?;
+        let written = stored.is_some();
+        let (policy, settings) = stored.unwrap_or_default();
+        Ok(held.insert(Held { policy, settings, written }).clone())
+    }
+
+    /// Keeps another policy; durable when this returns.
+    pub(crate) fn set_policy(&self, catalog: &Catalog, policy: Policy, settings: SiteSettings) -> Result<()> {
+        let mut held = self.policy.lock();
+        crate::site::policies::store(catalog, self.group_id, &policy, &settings)?;
+        *held = Some(Held { policy, settings, written: true });
+        Ok(())
     }
 
     fn opened(&self) -> Option<Arc<Group>> {
@@ -97,6 +164,10 @@ pub struct Site {
     entropy: Arc<dyn Entropy>,
     parts: GroupParts,
     vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    jobs: Arc<Jobs>,
+    workers: Mutex<Option<Workers>>,
+    replication: OnceLock<Arc<dyn Replication>>,
+    commanding: Mutex<()>,
     stop: AtomicBool,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -138,6 +209,11 @@ impl Site {
             tracing::error!("{error}");
             events.append(&Event::own(clock.wall_ns(), None, error.to_string()), false)?;
         }
+        let (jobs, interrupted, damaged) = Jobs::open(store.catalog().clone(), clock.clone())?;
+        for error in &damaged {
+            tracing::error!("{error}");
+        }
+        let jobs = Arc::new(jobs);
         let vms =
             objects.into_iter().map(|vm| (vm.name.clone(), Arc::new(Self::vm_of(&vm, &parts)))).collect();
         let site = Arc::new(Self {
@@ -148,9 +224,14 @@ impl Site {
             entropy,
             parts,
             vms: RwLock::new(vms),
+            workers: Mutex::new(Some(Workers::new(jobs.clone(), JOB_THREADS))),
+            jobs,
+            replication: OnceLock::new(),
+            commanding: Mutex::default(),
             stop: AtomicBool::new(false),
             keeper: Mutex::new(None),
         });
+        site.resume_jobs(&interrupted);
         let weak = Arc::downgrade(&site);
         let thread = std::thread::Builder::new()
             .name("upkeep".into())
@@ -179,6 +260,10 @@ impl Site {
             group: Mutex::new(None),
             upkeep: Mutex::new(Upkeep::default()),
             parts: parts.clone(),
+            commanding: Mutex::default(),
+            known: Mutex::default(),
+            policy: Mutex::default(),
+            pointed_ns: AtomicU64::new(0),
         }
     }
 
@@ -188,7 +273,11 @@ impl Site {
         let mut more = false;
         for vm in self.vms() {
             let Some(group) = vm.opened() else { continue };
-            match group.keep(&mut vm.upkeep.lock(), self.care_of(&vm), now) {
+            let kept = self.care_of(&vm).and_then(|care| {
+                self.keep_points(&vm, &group, care, now)?;
+                group.keep(&mut vm.upkeep.lock(), care, now)
+            });
+            match kept {
                 Ok(due) => {
                     more |= due;
                     told.remove(&vm.id);
@@ -208,14 +297,36 @@ impl Site {
         more
     }
 
-    /// How a VM's group is kept. Without a target: synced every second, no window.
-    fn care_of(&self, _vm: &Vm) -> Care {
-        Care { sync_ns: 1_000_000_000, window_ns: None, pinned: false }
+    /// How a VM's group is kept: synced every second, with the window of its policy, pinned while a failover is
+    /// not committed. Where nothing leaves the site there is a window only if somebody wrote one.
+    pub(crate) fn care_of(&self, vm: &Vm) -> Result<Care> {
+        let known = vm.known()?;
+        let held = vm.held(self.store.catalog())?;
+        let hours = held.policy.window_hours;
+        let window = hours > 0 && (held.written || known.state() != State::Unprotected);
+        let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
+        Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() })
+    }
+
+    /// Scheduled points and retention, where a window is kept.
+    fn keep_points(&self, vm: &Vm, group: &Group, care: Care, now: u64) -> Result<()> {
+        let Some(window) = care.window_ns else { return Ok(()) };
+        let last = vm.pointed_ns.load(Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < POINTS_NS {
+            return Ok(());
+        }
+        // A command changes the same file.
+        let Some(_one) = vm.commanding.try_lock() else { return Ok(()) };
+        vm.pointed_ns.store(now.max(1), Ordering::Relaxed);
+        let every = vm.policy(self.store.catalog())?.0.crash_points;
+        let id = Token(self.entropy.random_128());
+        crate::site::points::keep(self.store.catalog(), group, every, window, care.pinned, id).map(|_| ())
     }
 
     /// Ends in order: what has no window is drained into its base, the others write a checkpoint.
     pub fn close(&self) -> Result<()> {
         self.stop.store(true, Ordering::Release);
+        drop(self.workers.lock().take());
         let thread = self.keeper.lock().take();
         if let Some(thread) = thread
             && thread.thread().id() != std::thread::current().id()
@@ -225,7 +336,7 @@ impl Site {
         let mut failed = None;
         for vm in self.vms() {
             let Some(group) = vm.opened() else { continue };
-            let done = group.round_with(self.care_of(&vm)).and_then(|_| group.close());
+            let done = self.care_of(&vm).and_then(|care| group.round_with(care)).and_then(|_| group.close());
             if let Err(e) = done {
                 tracing::error!(vm = %vm.name(), "not closed in order: {e}");
                 failed = Some(e);
@@ -252,6 +363,40 @@ impl Site {
     /// Clocks.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Jobs.
+    pub fn jobs(&self) -> &Arc<Jobs> {
+        &self.jobs
+    }
+
+    /// Works on a job that was admitted; not any more while the site is closed.
+    pub(crate) fn work(
+        &self,
+        job: &str,
+        work: impl FnOnce(&JobHandle) -> Result<String> + Send + 'static,
+    ) -> Result<()> {
+        self.workers.lock().as_ref().map_or(Ok(()), |workers| workers.start(job, work))
+    }
+
+    /// One command on the site at a time.
+    pub(crate) fn commands_of_site(&self) -> &Mutex<()> {
+        &self.commanding
+    }
+
+    /// A random value.
+    pub(crate) fn random(&self) -> Token {
+        Token(self.entropy.random_128())
+    }
+
+    /// Who carries out what needs a peer.
+    pub fn replication(&self) -> Option<&Arc<dyn Replication>> {
+        self.replication.get()
+    }
+
+    /// Says who does. The first one stays.
+    pub fn set_replication(&self, replication: Arc<dyn Replication>) {
+        let _ = self.replication.set(replication);
     }
 
     /// All VMs, by name.
@@ -347,8 +492,9 @@ impl Site {
     }
 
     /// Whether the VM has a target: then it is neither removed nor renamed, and its disks don't shrink.
-    pub fn is_protected(&self, _vm: &Vm) -> bool {
-        false
+    /// One whose history can't be read counts as one that has.
+    pub fn is_protected(&self, vm: &Vm) -> bool {
+        vm.known().map_or(true, |known| known.state() != State::Unprotected)
     }
 
     fn refuse_if_protected(&self, vm: &Vm, what: &str) -> Result<()> {
