@@ -21,7 +21,7 @@ use crate::site::events::Event;
 use crate::site::objects::{COMMAND_DAYS, CommandObject};
 use crate::site::points;
 use crate::site::{Site, Vm};
-use crate::vocab::{Moment, Result as Outcomes};
+use crate::vocab::Result as Outcomes;
 use std::sync::Arc;
 
 /// Who wrote the line.
@@ -97,7 +97,7 @@ impl Site {
         // A token of a pairing is a secret.
         let shown = if verb == Verb::Pair { "…" } else { outcome.as_str() };
         let typed = if verb == Verb::Pair { "…" } else { line.as_str() };
-        let full = format!("{verb} {typed}");
+        let full = if typed.starts_with(verb.name()) { typed.to_owned() } else { format!("{verb} {typed}") };
         let who = (who.uid, who.gid, who.pid);
         let event = Event::command(self.clock().wall_ns(), who, subject.as_deref(), full.trim(), shown);
         if let Err(error) = self.events().append(&event, result.is_ok()) {
@@ -183,11 +183,12 @@ impl Site {
             }
         };
         admit(command, &situation)?;
-        let Ok(moment) = need(command, moment, &situation) else {
+        if named(command).is_some() && moment.is_none() {
+            // A verb without a column is not held back by `admit` for a moment that is missing.
             let refusals = crate::protection::preconditions::ORDER;
             let first = refusals.iter().find_map(|refusal| failing(*refusal, &situation.facts));
             return Err(first.unwrap_or_else(|| Refusal::PointNotFound.plain()));
-        };
+        }
         let ground = Ground {
             catalog: self.store().catalog(),
             jobs: self.jobs(),
@@ -377,11 +378,6 @@ fn named(command: &Command) -> Option<MomentRef> {
         Action::Change { moment, .. } => Some(moment.clone()),
         _ => None,
     }
-}
-
-/// A verb without a column is not held back by a moment that is missing.
-fn need(command: &Command, moment: Option<Moment>, _: &Situation) -> Result<Option<Moment>, ()> {
-    if named(command).is_some() && moment.is_none() { Err(()) } else { Ok(moment) }
 }
 
 fn answer(job: Option<String>, says: String) -> Accepted {

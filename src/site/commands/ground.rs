@@ -5,7 +5,7 @@
 //!     the new one; after the command was accepted, in the new one.
 //! C3. An operation's token is made from its job, so that a job knows its lines again after a crash.
 
-use crate::group::{Gate, Group};
+use crate::group::{Gate, Group, left_out};
 use crate::history::{CommitPoints, Event, Operation, RowKind};
 use crate::protection::control::{Action, DropWhat, PointsAtCommit};
 use crate::protection::job::{JobKind, JobState};
@@ -74,7 +74,9 @@ impl Ground<'_> {
     pub fn settle(group: &Group) -> Result<Known> {
         let known = known_of(group);
         match left_over(&known) {
+            Some(LeftOver::Cancel(_)) if left_out("an intent without its decision is cancelled") => {}
             Some(LeftOver::Cancel(op)) => group.note(Event::Cancelled { op })?,
+            Some(LeftOver::Withdraw(_)) if left_out("a rollback takes back every choice") => {}
             Some(LeftOver::Withdraw(epochs)) => {
                 let last = group.table().withdrawals().last().map_or(Token::NONE, |(_, op)| op);
                 group.withdraw(&epochs, last)?;

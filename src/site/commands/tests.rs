@@ -1,1 +1,4 @@
+//! Commands on one group, with the power cut in every call that changes the disk.
 
+mod crash;
+mod site;
