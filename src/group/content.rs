@@ -1,7 +1,7 @@
 //! What a filesystem asks of the live files beside their bytes: data and holes, room, and whether what an opening
 //! saw is still the live history.
 //!
-//! F1. The *generation* changes with each new epoch and at no other time. [`Group::submit_on`] compares it in the
+//! F1. The *generation* changes with each epoch and each jump, and at no other time. [`Group::submit_on`] compares it in the
 //!     queue, behind which nothing of another epoch can have come: an operation that was allowed by the state of
 //!     one line never enters another.
 //! F2. An opening made in epoch E is on the live line if E is, and no newer epoch of the line left records of its
@@ -9,7 +9,7 @@
 
 use crate::base::{BaseFile, Holes, Overlaid, next_data, next_hole, unallocated};
 use crate::group::Group;
-use crate::group::group::{LiveFile, Reply};
+use crate::group::group::{Core, LiveFile, Reply};
 use crate::group::queue::Op;
 use crate::index::{Content, Extent, Path, Source};
 use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
@@ -112,6 +112,13 @@ impl Group {
     /// Whether everything in the log is durable.
     pub fn is_durable(&self) -> bool {
         self.log.durable() >= self.log.end()
+    }
+
+    /// The live path anew after its line has changed: with an epoch, begun here or received, or a jump. F1.
+    pub(crate) fn refresh_line(&self, core: &mut Core) -> Result<()> {
+        self.refresh_live(core)?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// F1.

@@ -10,7 +10,6 @@ use crate::history::{ChainValue, Event, Row, RowKind};
 use crate::journal::NewRecord;
 use crate::seam::Durability;
 use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Pos, RecordKind, Result, Token};
-use std::sync::atomic::Ordering;
 
 /// What an epoch is begun for.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +81,7 @@ impl Group {
         core.table.insert(row.clone())?;
         self.refresh_spans(core);
         self.find_parent_ends(core)?;
-        self.refresh_live(core)?;
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.refresh_line(core)?;
         self.record(core, Event::Epoch { row, own: true })?;
         Ok(epoch)
     }

@@ -109,8 +109,11 @@ impl Group {
     /// beyond the moment (floors rise before bases are written).
     pub(crate) fn not_passed(&self, view: &MomentView, disk: DiskOrdinal) -> Result<()> {
         let (path, _) = view.file(disk)?;
-        let floor = self.core.lock().bases.get(&disk).and_then(|place| place.floor);
-        match floor {
+        let core = self.core.lock();
+        if view.moment.seq.0 > 0 && core.spans.of(view.moment).is_none() {
+            return Err(passed(view.moment)); // a jump replaced everything
+        }
+        match core.bases.get(&disk).and_then(|place| place.floor) {
             Some(floor) if path.above(floor.log, floor.pos).is_none() => Err(passed(view.moment)),
             _ => Ok(()),
         }

@@ -99,7 +99,7 @@ impl Group {
             }
             self.refresh_spans(&mut core);
             self.find_parent_ends(&mut core)?;
-            self.refresh_live(&mut core)?;
+            self.refresh_line(&mut core)?;
         }
         Ok(())
     }
@@ -223,7 +223,7 @@ impl Group {
         };
         self.start_chain_at(to, chain);
         self.record(&mut core, Event::Jump(line))?;
-        self.refresh_live(&mut core)?;
+        self.refresh_line(&mut core)?;
         self.queue.lock().names = names;
         drop(core);
         small_file::remove(&*self.parts.store, &self.dir, COPY)
