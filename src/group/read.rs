@@ -114,6 +114,8 @@ impl Group {
             return Err(passed(view.moment)); // a jump replaced everything
         }
         match core.bases.get(&disk).and_then(|place| place.floor) {
+            // A first copy's moment: all of it is in the base, and no log has anything of it.
+            Some(floor) if path.intervals().is_empty() && floor.pos.0 == 0 => Ok(()),
             Some(floor) if path.above(floor.log, floor.pos).is_none() => Err(passed(view.moment)),
             _ => Ok(()),
         }
