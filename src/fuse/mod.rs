@@ -20,6 +20,7 @@ mod inherit;
 mod invalidate;
 mod keeper;
 mod mount;
+mod numbers;
 mod record;
 mod refuse;
 mod signals;

@@ -10,6 +10,7 @@ use crate::history::{ChainValue, Event, Row, RowKind};
 use crate::journal::NewRecord;
 use crate::seam::Durability;
 use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Pos, RecordKind, Result, Token};
+use std::sync::atomic::Ordering;
 
 /// What an epoch is begun for.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +83,7 @@ impl Group {
         self.refresh_spans(core);
         self.find_parent_ends(core)?;
         self.refresh_live(core)?;
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.record(core, Event::Epoch { row, own: true })?;
         Ok(epoch)
     }

@@ -131,6 +131,8 @@ pub struct Group {
     pub(crate) pin: Mutex<Option<Moment>>,
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
+    /// Changes with each new epoch.
+    pub(crate) generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 

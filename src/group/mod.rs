@@ -2,12 +2,14 @@
 
 mod chain;
 mod checkpoint;
+mod content;
 mod decide;
 mod driver;
 mod epoch;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
 mod group;
+mod moments;
 mod names;
 mod open;
 mod operations;

@@ -196,6 +196,7 @@ impl Group {
             pin: Mutex::new(None),
             last_flush_ns: Default::default(),
             writes_since_flush: Default::default(),
+            generation: Default::default(),
             counters: Default::default(),
             log,
             index,

@@ -146,9 +146,18 @@ impl Queue {
         Ok(out)
     }
 
-    /// The record of a change of names.
-    pub(crate) fn enter_change(&mut self, change: &Change) -> Result<Vec<Queued<'static>>> {
+    /// The records of changes of names, all in one batch.
+    pub(crate) fn enter_changes(&mut self, changes: &[Change]) -> Result<Vec<Queued<'static>>> {
         self.gate.check()?;
+        let mut out = Vec::with_capacity(changes.len());
+        for change in changes {
+            out.extend(self.enter_change(change)?);
+        }
+        self.join(&mut out);
+        Ok(out)
+    }
+
+    fn enter_change(&mut self, change: &Change) -> Result<Option<Queued<'static>>> {
         let json = |e: serde_json::Error| Error::new(Kind::Invalid, format!("names can't be written: {e}"));
         let (disk, kind, payload) = match change {
             Change::Add(disk, add) => {
@@ -161,13 +170,17 @@ impl Queue {
                 let path = self.names.files.get(disk).map(|f| f.path.clone()).unwrap_or_default();
                 (*disk, RecordKind::Remove, serde_json::to_vec(&RemovePayload { path }).map_err(json)?)
             }
-            Change::Resize(disk, size) => return self.enter(*disk, &Op::Resize { size: *size }),
+            Change::Resize(disk, size) => {
+                let old = self.names.files.get(disk).map_or(0, |f| f.size);
+                self.names.apply(change);
+                return Ok(
+                    (old != *size).then(|| queued(*disk, RecordKind::Resize, *size, old, Cow::Borrowed(&[])))
+                );
+            }
         };
         self.names.apply(change);
         let length = payload.len() as u64;
-        let mut out = vec![queued(disk, kind, 0, length, Cow::Owned(payload))];
-        self.join(&mut out);
-        Ok(out)
+        Ok(Some(queued(disk, kind, 0, length, Cow::Owned(payload))))
     }
 
     fn join(&mut self, out: &mut [Queued<'_>]) {

@@ -11,13 +11,22 @@ use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, Result, Seq};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// A moment, opened: its names and its bytes. The base stays below it while it lives.
+/// A moment, opened: its names and its bytes.
 pub struct MomentView {
     /// Which moment, in normal form.
     pub moment: Moment,
     /// Names and sizes.
     pub names: Names,
     files: HashMap<DiskOrdinal, (Path, Option<Arc<BaseFile>>)>,
+}
+
+impl MomentView {
+    /// The path of a file above its base, and the base.
+    pub(crate) fn file(&self, disk: DiskOrdinal) -> Result<&(Path, Option<Arc<BaseFile>>)> {
+        self.files.get(&disk).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("file {disk} does not exist at {}", self.moment))
+        })
+    }
 }
 
 /// Tries of a read whose segment was freed between look-up and read.
@@ -89,16 +98,22 @@ impl Group {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let Some((path, base)) = view.files.get(&disk) else {
-            return Err(Error::new(Kind::NotFound, format!("file {disk} does not exist at {}", view.moment)));
-        };
-        read(
-            &Sources { index: &self.index, payloads: &self.log, base: base.as_deref() },
-            path,
-            disk,
-            offset,
-            buf,
-        )
+        let (path, base) = view.file(disk)?;
+        let from = Sources { index: &self.index, payloads: &self.log, base: base.as_deref() };
+        let done = read(&from, path, disk, offset, buf);
+        self.not_passed(view, disk)?;
+        done
+    }
+
+    /// A view that is held doesn't keep the base: what was read is right if no round that began by then went
+    /// beyond the moment (floors rise before bases are written).
+    pub(crate) fn not_passed(&self, view: &MomentView, disk: DiskOrdinal) -> Result<()> {
+        let (path, _) = view.file(disk)?;
+        let floor = self.core.lock().bases.get(&disk).and_then(|place| place.floor);
+        match floor {
+            Some(floor) if path.above(floor.log, floor.pos).is_none() => Err(passed(view.moment)),
+            _ => Ok(()),
+        }
     }
 
     /// The live path: its last interval takes whatever comes.

@@ -19,27 +19,49 @@ impl Group {
     /// Takes an operation on a file. `sync`: answered when it is durable (O_DSYNC). The answer may come from this
     /// call or later from another thread.
     pub fn submit(&self, disk: DiskOrdinal, op: Op<'_>, sync: bool, reply: Reply) {
+        self.submit_if(disk, op, sync, reply, || true);
+    }
+
+    /// As [`Self::submit`], if `allowed` says so with the queue held; else the reply comes back unused.
+    pub(crate) fn submit_if(
+        &self,
+        disk: DiskOrdinal,
+        op: Op<'_>,
+        sync: bool,
+        reply: Reply,
+        allowed: impl FnOnce() -> bool,
+    ) -> Option<Reply> {
         let mut queue = self.queue.lock();
+        if !allowed() {
+            return Some(reply);
+        }
         let records = match queue.enter(disk, &op) {
             Ok(records) => records,
             Err(e) => {
                 drop(queue);
-                return reply(Err(e));
+                reply(Err(e));
+                return None;
             }
         };
         if records.is_empty() {
             drop(queue);
-            return if sync { self.flush(reply) } else { reply(Ok(())) };
+            if sync {
+                self.flush(reply);
+            } else {
+                reply(Ok(()));
+            }
+            return None;
         }
         let pending = Pending { records, sync, reply };
         if queue.appending {
             let records = pending.records.into_iter().map(Queued::into_owned).collect();
             queue.pending.push(Pending { records, sync, reply: pending.reply });
-            return;
+            return None;
         }
         queue.appending = true;
         drop(queue);
         self.lead(pending);
+        None
     }
 
     /// Takes a change of names; durable when it returns.
@@ -52,6 +74,14 @@ impl Group {
         &self,
         make: impl FnOnce(&crate::group::names::Names) -> Result<Change>,
     ) -> Result<()> {
+        self.changes_with(|names| make(names).map(|change| vec![change]))
+    }
+
+    /// As [`Self::change_with`], with several changes that a crash keeps or loses together. None: nothing is done.
+    pub fn changes_with(
+        &self,
+        make: impl FnOnce(&crate::group::names::Names) -> Result<Vec<Change>>,
+    ) -> Result<()> {
         let (send, receive) = std::sync::mpsc::channel();
         let reply: Reply = Box::new(move |result| {
             let _ = send.send(result);
@@ -59,8 +89,14 @@ impl Group {
         {
             let mut queue = self.queue.lock();
             queue.gate.check()?;
-            let change = make(&queue.names)?;
-            let records = queue.enter_change(&change)?;
+            let changes = make(&queue.names)?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            let records = queue.enter_changes(&changes)?;
+            if records.is_empty() {
+                return Ok(());
+            }
             let pending = Pending { records, sync: true, reply };
             if queue.appending {
                 queue.pending.push(pending);

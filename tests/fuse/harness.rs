@@ -70,6 +70,7 @@ pub fn options(dir: &Path) -> ServerOptions {
         ttl_ms: 1000,
         retry_ms: 300,
         busy_grace_ms: 500,
+        store: None,
         refuse: dir.join("refuse"),
         poison: dir.join("poison"),
     }
@@ -194,6 +195,17 @@ impl Mount {
             status.is_some()
         });
         status.unwrap().success()
+    }
+
+    /// The same mount, served anew: unmounted in order and mounted again.
+    pub fn remount(mut self) -> Self {
+        self.signal_keeper(libc::SIGTERM);
+        assert!(self.wait_for_the_end(), "{}", self.log());
+        let dir = std::mem::replace(&mut self.dir, temp());
+        let options = self.options.clone();
+        // What is dropped here must not clear the new mount away.
+        self.options.mount = self.dir.path().join("mnt");
+        Self::start(dir, options, None)
     }
 
     /// Ends the server as an administrator would, and looks that nothing is left.

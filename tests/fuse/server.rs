@@ -4,6 +4,8 @@
 use super::passthrough::{Hook, Passthrough};
 use serde::{Deserialize, Serialize};
 use standbyfs::fuse::{MountOptions, WorkerContext, run};
+use standbyfs::site::store::Moved;
+use standbyfs::site::{Site, SiteOptions};
 use standbyfs::tree::ops::ROOT;
 use standbyfs::vocab::{Error, Kind, Result};
 use std::ffi::OsStr;
@@ -32,6 +34,8 @@ pub struct ServerOptions {
     pub ttl_ms: u64,
     pub retry_ms: u64,
     pub busy_grace_ms: u64,
+    /// The store whose tree is served instead of `root`.
+    pub store: Option<PathBuf>,
     /// While this file is there no worker can start: it refuses with the text in it, or aborts if there is none.
     pub refuse: PathBuf,
     /// While this file is there a worker aborts at its first request.
@@ -66,6 +70,16 @@ fn serve(options: &ServerOptions) -> Result<()> {
                 std::process::abort();
             }
             return Err(Error::new(Kind::Refused, text));
+        }
+        if let Some(store) = &options.store {
+            let site = SiteOptions {
+                store: store.clone(),
+                journal: None,
+                moved: Moved::Unsaid,
+                name: "here".into(),
+                index_memory: 64 << 20,
+            };
+            return context.tree(Site::open(&site, context.mount_id)?);
         }
         let hook = hook(options, context);
         let mut namespace = Passthrough::new(&options.root, context.table.clone(), hook);

@@ -1,0 +1,155 @@
+//! What a filesystem asks of the live files beside their bytes: data and holes, room, and whether what an opening
+//! saw is still the live history.
+//!
+//! F1. The *generation* changes with each new epoch and at no other time. [`Group::submit_on`] compares it in the
+//!     queue, behind which nothing of another epoch can have come: an operation that was allowed by the state of
+//!     one line never enters another.
+//! F2. An opening made in epoch E is on the live line if E is, and no newer epoch of the line left records of its
+//!     parent behind at this site: those may be in the caches of who has the file open.
+
+use crate::base::{BaseFile, Holes, Overlaid, next_data, next_hole, unallocated};
+use crate::group::Group;
+use crate::group::group::{LiveFile, Reply};
+use crate::group::queue::Op;
+use crate::index::{Content, Extent, Path, Source};
+use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// A base, or none yet: all hole.
+pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);
+
+impl Holes for Below {
+    fn next_data(&self, offset: u64) -> Result<Option<u64>> {
+        self.0.as_ref().map_or(Ok(None), |base| Holes::next_data(&**base, offset))
+    }
+
+    fn next_hole(&self, offset: u64) -> Result<Option<u64>> {
+        // Without an end: what asks has the file's size.
+        self.0.as_ref().map_or(Ok(Some(offset)), |base| Holes::next_hole(&**base, offset))
+    }
+}
+
+pub(crate) fn overlaid(extent: Result<Extent>) -> Option<Result<Overlaid>> {
+    let content = |extent: Extent| match extent.source {
+        Source::Below => None,
+        Source::Zero => Some(Content::Zero),
+        Source::Data { .. } => Some(Content::Data),
+    };
+    match extent {
+        Err(e) => Some(Err(e)),
+        Ok(extent) => {
+            content(extent).map(|content| Ok(Overlaid { offset: extent.offset, len: extent.len, content }))
+        }
+    }
+}
+
+impl Group {
+    /// SEEK_DATA in a live file of `size` bytes, exact to granules of 4096 bytes. `None` if there is no data at or
+    /// after `offset`.
+    pub fn next_data(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
+        let (path, base) = self.live_file(disk);
+        self.seek_data(&path, base, disk, offset, size)
+    }
+
+    /// SEEK_HOLE likewise; the end of the file is a hole. `None` at or beyond the end.
+    pub fn next_hole(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
+        let (path, base) = self.live_file(disk);
+        self.seek_hole(&path, base, disk, offset, size)
+    }
+
+    /// Bytes that a live file of `size` bytes takes: the base's, and journaled granules that are holes in it.
+    pub fn allocated(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
+        let (path, base) = self.live_file(disk);
+        let journaled = self.index.scan(&path, disk, 0, size)?.filter_map(overlaid);
+        let more = unallocated(journaled, &Below(base.clone()))?;
+        Ok(more + base.map_or(Ok(0), |base| base.allocated())?)
+    }
+
+    pub(crate) fn seek_data(
+        &self,
+        path: &Path,
+        base: Option<Arc<BaseFile>>,
+        disk: DiskOrdinal,
+        offset: u64,
+        size: u64,
+    ) -> Result<Option<u64>> {
+        if offset >= size {
+            return Ok(None);
+        }
+        let overlay = self.index.scan(path, disk, offset - offset % GRANULE, size)?.filter_map(overlaid);
+        next_data(overlay, &Below(base), offset, size)
+    }
+
+    pub(crate) fn seek_hole(
+        &self,
+        path: &Path,
+        base: Option<Arc<BaseFile>>,
+        disk: DiskOrdinal,
+        offset: u64,
+        size: u64,
+    ) -> Result<Option<u64>> {
+        if offset >= size {
+            return Ok(None);
+        }
+        let overlay = self.index.scan(path, disk, offset - offset % GRANULE, size)?.filter_map(overlaid);
+        next_hole(overlay, &Below(base), offset, size)
+    }
+
+    fn live_file(&self, disk: DiskOrdinal) -> (Path, Option<Arc<BaseFile>>) {
+        let live = self.live.read().clone();
+        match live.files.get(&disk) {
+            Some(LiveFile { path, base }) => (path.clone(), base.clone()),
+            None => (live.path.clone(), None),
+        }
+    }
+
+    /// The main log and the place behind its newest record: equal as long as nothing was appended.
+    pub fn log_end(&self) -> (LogId, Pos) {
+        (self.log.id(), self.log.end())
+    }
+
+    /// Whether everything in the log is durable.
+    pub fn is_durable(&self) -> bool {
+        self.log.durable() >= self.log.end()
+    }
+
+    /// F1.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// [`Group::submit`], if the generation is this one; else the reply comes back unused (F1).
+    pub fn submit_on(
+        &self,
+        generation: u64,
+        disk: DiskOrdinal,
+        op: Op<'_>,
+        sync: bool,
+        reply: Reply,
+    ) -> Option<Reply> {
+        self.submit_if(disk, op, sync, reply, || self.generation() == generation)
+    }
+
+    /// F2: whether an opening made in `epoch` still sees its own history.
+    ///
+    /// # Errors
+    /// `NotFound` if the epoch isn't known.
+    pub fn is_live(&self, epoch: EpochId) -> Result<bool> {
+        let core = self.core.lock();
+        let head = self.log.head().0;
+        if epoch == head.epoch {
+            return Ok(true);
+        }
+        let line = core.table.line(head)?;
+        let Some(place) = line.place(epoch) else { return Ok(false) };
+        for newer in line.epochs_after(place) {
+            let row = core.table.known(newer)?;
+            let left = |s: &crate::format::Span| Some(s.epoch) == row.parent && s.last_seq > row.fork_seq;
+            if core.spans.0.iter().any(left) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

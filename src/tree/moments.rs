@@ -1,0 +1,22 @@
+//! Names of moments in `recovery-points/`: `@seq-<n>`, `@<epoch>-<n>`, `@<time>`.
+
+use crate::group::Group;
+use crate::protection::control::MomentRef;
+use crate::tree::ops::{Answer, Errno};
+use crate::tree::tree::failed;
+use crate::vocab::{Moment, Seq};
+
+/// The moment of a group that this name stands for; ENOENT if it names none.
+pub(super) fn find(group: &Group, name: &str) -> Answer<Moment> {
+    let name: MomentRef = name.parse().map_err(|_| Errno::ENOENT)?;
+    let head = group.head();
+    match name {
+        MomentRef::Seq(seq) if Seq(seq) <= head.seq => Ok(Moment { epoch: head.epoch, seq: Seq(seq) }),
+        MomentRef::Epoch(epoch, seq) => {
+            let epoch = epoch.find(group.table().rows().map(|row| row.epoch)).ok_or(Errno::ENOENT)?;
+            Ok(Moment { epoch, seq: Seq(seq) })
+        }
+        MomentRef::Time(time) => group.moment_at(time).map_err(failed)?.ok_or(Errno::ENOENT),
+        _ => Err(Errno::ENOENT),
+    }
+}

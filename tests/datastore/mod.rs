@@ -1,0 +1,13 @@
+//! The datastore on real mounts: what programs do with disk images and the files beside them.
+
+mod files;
+mod images;
+mod past;
+mod takeover;
+
+use crate::fuse::harness::Mount;
+
+/// A mount of a new store.
+fn datastore() -> Mount {
+    Mount::with(|options| options.store = Some(options.root.join("store")))
+}
