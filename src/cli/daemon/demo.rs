@@ -28,6 +28,8 @@ struct Seen {
 struct Demo {
     stage: Stage,
     seen: Vec<Seen>,
+    /// Two idle seconds let the base of a group without a window pass its past.
+    ticker: Option<load::Ticker>,
 }
 
 type Step = (&'static str, fn(&mut Demo) -> Result<()>);
@@ -39,14 +41,14 @@ const STEPS: &[Step] = &[
     ("Look at three past moments", look_back),
     ("Kill the worker under load; nothing that was answered is missing", kill_under_load),
     ("End the daemon and verify the store", verify),
-    ("Export a past moment without a daemon", export_one),
+    ("Export the newest moment without a daemon", export_one),
 ];
 
 /// Runs all steps below `dir`, which must be empty or not there.
 pub fn demo(dir: &Path) -> Result<()> {
     let stage = Stage::new(dir)?;
     let begun = Instant::now();
-    let mut demo = Demo { stage, seen: Vec::new() };
+    let mut demo = Demo { stage, seen: Vec::new(), ticker: None };
     for (number, (title, step)) in STEPS.iter().enumerate() {
         println!("\n{}. {title}", number + 1);
         step(&mut demo)?;
@@ -104,6 +106,7 @@ fn hash(path: &Path) -> Result<blake3::Hash> {
 
 fn write_over_time(demo: &mut Demo) -> Result<()> {
     let image = image(demo);
+    demo.ticker = Some(load::Ticker::start(&demo.stage.mount().join("disks/web01/clock.raw"))?);
     for n in 1..=3 {
         let note = demo.stage.dir().join(format!("note-{n}"));
         fs::write(&note, format!("note {n}\n").repeat(5000)).map_err(|e| failed(e, "can't write", &note))?;
@@ -123,7 +126,7 @@ fn look_back(demo: &mut Demo) -> Result<()> {
         let past = demo.stage.mount().join(format!("vms/web01/recovery-points/@seq-{}/disk.raw", seen.seq));
         check(demo, &past, seen)?;
     }
-    Ok(())
+    demo.ticker.take().map_or(Ok(()), load::Ticker::stop)
 }
 
 /// A past image is what it was: the same bytes, a clean filesystem, the notes of then and no later ones.
@@ -173,14 +176,13 @@ fn verify(demo: &mut Demo) -> Result<()> {
 }
 
 fn export_one(demo: &mut Demo) -> Result<()> {
-    let Some(seen) = demo.seen.get(1) else { return Ok(()) };
+    let Some(seen) = demo.seen.last() else { return Ok(()) };
     let to = demo.stage.dir().join("export");
-    let moment = format!("@seq-{}", seen.seq);
-    println!("   $ standbyfs export {} web01 {moment} {}", demo.stage.store().display(), to.display());
+    println!("   $ standbyfs export {} web01 latest {}", demo.stage.store().display(), to.display());
     let options = ExportOptions {
         store: demo.stage.store(),
         vm: "web01".into(),
-        moment,
+        moment: "latest".into(),
         to: to.clone(),
         ..ExportOptions::default()
     };
