@@ -4,6 +4,7 @@
 
 mod datastore;
 mod fuse;
+mod golden;
 mod inspect;
 mod layers;
 mod link;

@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed or damage found, 2 usage.
 
 mod args;
+mod demo;
+mod mount;
 mod text;
 
 use crate::seam::SystemEntropy;
@@ -16,6 +18,8 @@ use std::process::ExitCode;
 /// The program: reads its arguments and gives the code to end with.
 pub fn standbyfs() -> ExitCode {
     let done = match Cli::parse().command {
+        Command::Mount(args) => mount::mount(&args).map(|()| ExitCode::SUCCESS),
+        Command::Demo { dir } => demo::demo(&dir).map(|()| ExitCode::SUCCESS),
         Command::Inspect { store, journal, verify, json } => {
             look(&InspectOptions { store, journal, verify }, json)
         }

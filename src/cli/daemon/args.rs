@@ -1,6 +1,6 @@
 //! The command line of `standbyfs`.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// A datastore for virtual machine disks with every past moment of them, kept at a second site too.
@@ -12,9 +12,47 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// What `mount` is told.
+#[derive(Args, Debug)]
+pub struct MountArgs {
+    /// The store: made where it is absent or empty.
+    #[arg(long, value_name = "DIR")]
+    pub store: PathBuf,
+    /// A directory for the journals, on another device for instance. Given at the first mount, and where it has moved.
+    #[arg(long, value_name = "DIR")]
+    pub journal: Option<PathBuf>,
+    /// The store was moved or restored and the old one is gone for ever.
+    #[arg(long, conflicts_with = "copied")]
+    pub moved: bool,
+    /// The store is a copy beside the original: it gets an identity of its own.
+    #[arg(long)]
+    pub copied: bool,
+    /// Stay in the foreground.
+    #[arg(long, short = 'f')]
+    pub foreground: bool,
+    /// Only the user who mounts may come in.
+    #[arg(long)]
+    pub private: bool,
+    /// The name of a new site, shown at peers; by default the machine's.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where messages go; by default to standard error, in the background nowhere.
+    #[arg(long, value_name = "FILE")]
+    pub log: Option<PathBuf>,
+    /// An empty directory.
+    pub mount: PathBuf,
+}
+
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
+    /// Mount a store and serve it, in the background; returns when it is usable. `umount` or SIGTERM ends it.
+    Mount(MountArgs),
+    /// Show what it does on one site: mount, ext4 image, past moments, kill under load, export. Needs root, or fusermount3.
+    Demo {
+        /// Where: empty, or not yet there.
+        dir: PathBuf,
+    },
     /// Say what a store holds. Never writes; works on a damaged store and beside a running daemon.
     Inspect {
         /// The store.

@@ -9,13 +9,14 @@ use crate::vocab::{Error, Kind, Result};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-const FOLDERS: [&str; 9] = [
+const FOLDERS: [&str; 10] = [
     "site",
     "site/peers",
     "catalog/vms",
     "catalog/groups",
     "catalog/points",
     "catalog/policies",
+    "catalog/group-policies",
     "catalog/commands",
     "jobs",
     "",

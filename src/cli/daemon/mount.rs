@@ -1,0 +1,67 @@
+//! `standbyfs mount`: the daemon.
+
+use super::args::MountArgs;
+use crate::fuse::{MountOptions, run};
+use crate::site::store::Moved;
+use crate::site::{Site, SiteOptions};
+use crate::vocab::{Error, Result};
+use std::fs::File;
+use std::path::Path;
+use tracing_subscriber::EnvFilter;
+
+const INDEX_MEMORY: usize = 256 << 20;
+const FILTER: &str = "STANDBYFS_LOG";
+
+/// Mounts and serves; in the background it returns when the mount is usable.
+pub fn mount(args: &MountArgs) -> Result<()> {
+    // In the background standard error is the log already.
+    messages(args.log.as_deref().filter(|_| args.foreground))?;
+    note_panics();
+    let site = SiteOptions {
+        store: args.store.clone(),
+        journal: args.journal.clone(),
+        moved: match (args.moved, args.copied) {
+            (true, _) => Moved::Moved,
+            (_, true) => Moved::Copied,
+            _ => Moved::Unsaid,
+        },
+        name: args.name.clone().unwrap_or_else(host_name),
+        index_memory: INDEX_MEMORY,
+    };
+    let mut options = MountOptions::new(&args.mount);
+    options.background = !args.foreground;
+    options.allow_other = !args.private;
+    options.log.clone_from(&args.log);
+    run(&options, |context| context.tree(Site::open(&site, context.mount_id)?))
+}
+
+fn messages(log: Option<&Path>) -> Result<()> {
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false);
+    match log {
+        None => builder.with_writer(std::io::stderr).init(),
+        Some(path) => {
+            let file = File::options().append(true).create(true).open(path);
+            let file = file.map_err(|e| Error::io(e, "can't open the log").at(path))?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        }
+    }
+    Ok(())
+}
+
+/// A panic is a bug: where it was goes to the log before the process ends.
+fn note_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let trace = std::backtrace::Backtrace::force_capture();
+        tracing::error!("{info}\n{trace}");
+    }));
+}
+
+/// The machine's name, as far as it may be a site's.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match crate::site::names::check_label(name.trim()) {
+        Ok(()) => name.trim().into(),
+        Err(_) => "site".into(),
+    }
+}
