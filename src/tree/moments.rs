@@ -16,7 +16,11 @@ pub(super) fn find(group: &Group, name: &str) -> Answer<Moment> {
             let epoch = epoch.find(group.table().rows().map(|row| row.epoch)).ok_or(Errno::ENOENT)?;
             Ok(Moment { epoch, seq: Seq(seq) })
         }
-        MomentRef::Time(time) => group.moment_at(time).map_err(failed)?.ok_or(Errno::ENOENT),
+        MomentRef::Time(time) => {
+            // A time that names two moments names none: `gaps` lists both.
+            let found = group.moment_at(time).map_err(failed)?.filter(|at| !at.ambiguous);
+            found.map(|at| at.moment).ok_or(Errno::ENOENT)
+        }
         _ => Err(Errno::ENOENT),
     }
 }

@@ -100,7 +100,8 @@ impl Tree {
         let item = self.item(vm)?;
         let group = item.group().map_err(failed)?;
         let view = group.open_moment(moment).map_err(|e| Errno::from(&e))?;
-        let time = group.time_of(view.moment).map_err(failed)?;
+        // Where a copy led to the moment its record isn't held: the time isn't known.
+        let time = group.time_of(view.moment).ok().flatten().unwrap_or(0);
         let past = Arc::new(Past { item, group, view, time });
         let mut moments = self.moments.lock();
         if moments.len() >= OPEN_MAX {

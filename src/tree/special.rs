@@ -35,7 +35,7 @@ impl Tree {
             .set("site", self.host.name())
             .set("writable", writable)
             .set("head", format!("@{}-{}", head.epoch, head.seq))
-            .set("head-time", group.time_of(head).map_or(Value::None, Value::Time))
+            .set("head-time", group.time_of(head).ok().flatten().map_or(Value::None, Value::Time))
             .set("durable", group.is_durable())
             .set("used", Value::Bytes(group.journal_bytes()))
             .set("disk", files);
