@@ -7,4 +7,5 @@ mod inspect;
 mod layers;
 mod link;
 mod pages;
+mod replication;
 mod support;

@@ -6,6 +6,7 @@
 //! | catalog, objects | small objects in files, replaced as a whole |
 //! | book | peers and tokens, as the link asks for them |
 //! | events, lines | what was commanded and what happened; files of lines |
+//! | replication | the link, connections, groups that have a peer |
 //! | requests | answers kept for requests that the kernel sends again |
 //! | facts | the state of a group, from its history |
 //! | commands | what control files take: judged, made durable, carried out |
@@ -29,6 +30,7 @@ pub mod names;
 pub mod objects;
 pub mod points;
 pub mod policies;
+pub mod replication;
 pub mod requests;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;

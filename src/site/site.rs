@@ -12,9 +12,10 @@ use crate::site::facts::Known;
 use crate::site::jobs::{JobHandle, Jobs, Workers};
 use crate::site::names::check_vm;
 use crate::site::objects::{GroupObject, VmObject};
+use crate::site::replication::{Replication as Engine, ReplicationOptions};
 use crate::site::requests::Requests;
 use crate::site::store::{Moved, OpenFor, Store};
-use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
+use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -26,6 +27,8 @@ use std::time::Duration;
 const JOB_THREADS: usize = 4;
 /// Points are looked at every so many ns.
 const POINTS_NS: u64 = 5_000_000_000;
+/// What nobody flushed is synced after so long in a group with a peer, ns.
+const PROTECTED_SYNC_NS: u64 = 100_000_000;
 
 /// How to open a site.
 #[derive(Clone, Debug)]
@@ -48,7 +51,9 @@ pub struct Vm {
     name: Mutex<String>,
     single: bool,
     group_id: GroupId,
-    group: Mutex<Option<Arc<Group>>>,
+    /// The site that its group replicates to or from.
+    pub(super) peer: Mutex<Option<StoreId>>,
+    pub(super) group: Mutex<Option<Arc<Group>>>,
     upkeep: Mutex<Upkeep>,
     parts: GroupParts,
     /// One command at a time: what it was judged by stays true until it is done.
@@ -85,6 +90,11 @@ impl Vm {
     /// The identity of its group.
     pub fn group_id(&self) -> GroupId {
         self.group_id
+    }
+
+    /// The site that its group replicates to or from.
+    pub fn peer(&self) -> Option<StoreId> {
+        *self.peer.lock()
     }
 
     /// Its group, recovered at the first call.
@@ -157,17 +167,18 @@ impl Vm {
 
 /// An open site.
 pub struct Site {
-    store: Store,
+    pub(super) store: Store,
     requests: Requests,
     events: Events,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    parts: GroupParts,
-    vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    pub(super) parts: GroupParts,
+    pub(super) vms: RwLock<BTreeMap<String, Arc<Vm>>>,
     jobs: Arc<Jobs>,
     workers: Mutex<Option<Workers>>,
     replication: OnceLock<Arc<dyn Replication>>,
     commanding: Mutex<()>,
+    replicating: Mutex<Option<Arc<Engine>>>,
     stop: AtomicBool,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -214,8 +225,16 @@ impl Site {
             tracing::error!("{error}");
         }
         let jobs = Arc::new(jobs);
-        let vms =
-            objects.into_iter().map(|vm| (vm.name.clone(), Arc::new(Self::vm_of(&vm, &parts)))).collect();
+        let mut vms = BTreeMap::new();
+        for object in objects {
+            let vm = Self::vm_of(&object, &parts);
+            let group = store.catalog().get::<GroupObject>(&object.group.to_string());
+            match group {
+                Ok(group) => *vm.peer.lock() = group.and_then(|g| g.peer),
+                Err(error) => tracing::error!("{error}"),
+            }
+            vms.insert(object.name, Arc::new(vm));
+        }
         let site = Arc::new(Self {
             store,
             requests,
@@ -228,6 +247,7 @@ impl Site {
             jobs,
             replication: OnceLock::new(),
             commanding: Mutex::default(),
+            replicating: Mutex::new(None),
             stop: AtomicBool::new(false),
             keeper: Mutex::new(None),
         });
@@ -251,12 +271,13 @@ impl Site {
         Ok(site)
     }
 
-    fn vm_of(object: &VmObject, parts: &GroupParts) -> Vm {
+    pub(super) fn vm_of(object: &VmObject, parts: &GroupParts) -> Vm {
         Vm {
             id: object.id,
             name: Mutex::new(object.name.clone()),
             single: object.single,
             group_id: object.group,
+            peer: Mutex::new(None),
             group: Mutex::new(None),
             upkeep: Mutex::new(Upkeep::default()),
             parts: parts.clone(),
@@ -305,7 +326,12 @@ impl Site {
         let hours = held.policy.window_hours;
         let window = hours > 0 && (held.written || known.state() != State::Unprotected);
         let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
-        Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() })
+        let Some(_) = vm.peer() else {
+            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() });
+        };
+        // Nothing that the peer lacks may leave the log.
+        let held_back = self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
+        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned: known.pinned() || held_back })
     }
 
     /// Scheduled points and retention, where a window is kept.
@@ -323,8 +349,28 @@ impl Site {
         crate::site::points::keep(self.store.catalog(), group, every, window, care.pinned, id).map(|_| ())
     }
 
+    /// Replication, started at the first call as the settings say.
+    pub fn replicate(self: &Arc<Self>) -> Result<Arc<Engine>> {
+        self.replicate_with(ReplicationOptions::default())
+    }
+
+    /// Replication, started at the first call; options of a later call have no effect.
+    pub fn replicate_with(self: &Arc<Self>, options: ReplicationOptions) -> Result<Arc<Engine>> {
+        let mut replicating = self.replicating.lock();
+        if let Some(running) = &*replicating {
+            return Ok(Arc::clone(running));
+        }
+        let started = Engine::start(self, options)?;
+        *replicating = Some(Arc::clone(&started));
+        Ok(started)
+    }
+
     /// Ends in order: what has no window is drained into its base, the others write a checkpoint.
     pub fn close(&self) -> Result<()> {
+        let replication = self.replicating.lock().take();
+        if let Some(replication) = replication {
+            replication.stop();
+        }
         self.stop.store(true, Ordering::Release);
         drop(self.workers.lock().take());
         let thread = self.keeper.lock().take();
@@ -397,6 +443,11 @@ impl Site {
     /// Says who does. The first one stays.
     pub fn set_replication(&self, replication: Arc<dyn Replication>) {
         let _ = self.replication.set(replication);
+    }
+
+    /// Random numbers.
+    pub(crate) fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.entropy
     }
 
     /// All VMs, by name.
