@@ -9,4 +9,5 @@ mod inspect;
 mod layers;
 mod link;
 mod pages;
+mod replication;
 mod support;

@@ -14,8 +14,8 @@ use crate::group::chain::At;
 use crate::group::queue::Gate;
 use crate::group::receive::FirstCopy;
 use crate::history::{
-    ChainValue, Event as Line, JumpReason, RowKind, SourcePhase, SourceState, SourceStep, TargetPhase,
-    TargetState,
+    ChainValue, Event as Line, JumpReason, Operation, RowKind, SourcePhase, SourceState, SourceStep,
+    TargetPhase, TargetState,
 };
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
 use std::collections::VecDeque;
@@ -444,8 +444,10 @@ impl Driver {
                     let op = table.row(epoch).map_or(Token::NONE, |r| r.op);
                     source = SourcePhase::Fenced { op, epoch };
                 }
-                Line::Intent { op, .. } => target.phase = TargetPhase::Intent { op },
-                Line::Cancelled { op } => {
+                Line::Intent { op, operation: Operation::Planned | Operation::Failover, .. } => {
+                    target.phase = TargetPhase::Intent { op };
+                }
+                Line::Cancelled { op } if target.phase == (TargetPhase::Intent { op }) => {
                     target.phase = TargetPhase::Idle;
                     target.ended.insert(op);
                 }

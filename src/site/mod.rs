@@ -3,9 +3,11 @@
 //! | file | holds |
 //! | --- | --- |
 //! | store | the store directory: layout, lock, home, features, a separate journal directory |
+//! | site, vm, upkeep | the site, its VMs, and what is done for them again and again |
 //! | catalog, objects | small objects in files, replaced as a whole |
 //! | book | peers and tokens, as the link asks for them |
 //! | events, lines | what was commanded and what happened; files of lines |
+//! | replication | the link, connections, groups that have a peer |
 //! | requests | answers kept for requests that the kernel sends again |
 //! | facts | the state of a group, from its history |
 //! | commands | what control files take: judged, made durable, carried out |
@@ -29,9 +31,13 @@ pub mod names;
 pub mod objects;
 pub mod points;
 pub mod policies;
+pub mod replication;
 pub mod requests;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;
 pub mod store;
+mod upkeep;
+mod vm;
 
-pub use site::{Site, SiteOptions, Vm};
+pub use site::{Site, SiteOptions};
+pub use vm::Vm;

@@ -1,31 +1,28 @@
 //! A site: its store, its VMs and their groups, and the thread that keeps them.
 
-use crate::group::{Care, Group, GroupParts, Upkeep};
+use crate::group::{Group, GroupParts};
 use crate::index::CacheBudget;
 use crate::protection::State;
-use crate::protection::policy::{Policy, SiteSettings};
 use crate::seam::{Clock, Entropy, SystemClock, SystemEntropy};
-use crate::site::catalog::Catalog;
-use crate::site::commands::{Ground, Replication};
+use crate::site::Vm;
+use crate::site::commands::Replication;
 use crate::site::events::{Event, Events};
-use crate::site::facts::Known;
 use crate::site::jobs::{JobHandle, Jobs, Workers};
 use crate::site::names::check_vm;
 use crate::site::objects::{GroupObject, VmObject};
+use crate::site::replication::{Replication as Engine, ReplicationOptions};
 use crate::site::requests::Requests;
 use crate::site::store::{Moved, OpenFor, Store};
 use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// Jobs that are worked on at once.
 const JOB_THREADS: usize = 4;
-/// Points are looked at every so many ns.
-const POINTS_NS: u64 = 5_000_000_000;
 
 /// How to open a site.
 #[derive(Clone, Debug)]
@@ -42,132 +39,20 @@ pub struct SiteOptions {
     pub index_memory: usize,
 }
 
-/// The protected item: one entry of `disks/`.
-pub struct Vm {
-    id: VmId,
-    name: Mutex<String>,
-    single: bool,
-    group_id: GroupId,
-    group: Mutex<Option<Arc<Group>>>,
-    upkeep: Mutex<Upkeep>,
-    parts: GroupParts,
-    /// One command at a time: what it was judged by stays true until it is done.
-    pub(crate) commanding: Mutex<()>,
-    known: Mutex<Known>,
-    policy: Mutex<Option<Held>>,
-    pointed_ns: AtomicU64,
-}
-
-/// A policy in memory, and whether somebody wrote it.
-#[derive(Clone)]
-struct Held {
-    policy: Policy,
-    settings: SiteSettings,
-    written: bool,
-}
-
-impl Vm {
-    /// Its identity.
-    pub fn id(&self) -> VmId {
-        self.id
-    }
-
-    /// Its name in `disks/` and `vms/`.
-    pub fn name(&self) -> String {
-        self.name.lock().clone()
-    }
-
-    /// It is a single file, not a directory.
-    pub fn single(&self) -> bool {
-        self.single
-    }
-
-    /// The identity of its group.
-    pub fn group_id(&self) -> GroupId {
-        self.group_id
-    }
-
-    /// Its group, recovered at the first call.
-    ///
-    /// # Errors
-    /// What recovery can't mend: the VM is not served, others are.
-    pub fn group(&self) -> Result<Arc<Group>> {
-        let mut open = self.group.lock();
-        if let Some(group) = &*open {
-            return Ok(group.clone());
-        }
-        let (group, report) = Group::open(self.parts.clone(), self.group_id)?;
-        for note in &report.notes {
-            tracing::info!(vm = %self.name(), "{note}");
-        }
-        if let Some(damage) = &report.damage {
-            tracing::error!(vm = %self.name(), "damaged, read-only: {damage}");
-        }
-        if report.damage.is_none() {
-            Ground::settle(&group)?;
-        }
-        *open = Some(group.clone());
-        Ok(group)
-    }
-
-    /// What is known from the group's history.
-    ///
-    /// # Errors
-    /// Those of [`Vm::group`].
-    pub fn known(&self) -> Result<Known> {
-        let group = self.group()?;
-        let mut known = self.known.lock();
-        group.with_events(|events| {
-            if known.lines > events.len() {
-                *known = Known::default();
-            }
-            events.iter().skip(known.lines).for_each(|(_, event)| known.take(event));
-        });
-        Ok(known.clone())
-    }
-
-    /// Policy and this site's settings for the group.
-    pub fn policy(&self, catalog: &Catalog) -> Result<(Policy, SiteSettings)> {
-        self.held(catalog).map(|held| (held.policy, held.settings))
-    }
-
-    fn held(&self, catalog: &Catalog) -> Result<Held> {
-        let mut held = self.policy.lock();
-        if let Some(held) = &*held {
-            return Ok(held.clone());
-        }
-        let stored = crate::site::policies::stored(catalog, self.group_id)?;
-        let written = stored.is_some();
-        let (policy, settings) = stored.unwrap_or_default();
-        Ok(held.insert(Held { policy, settings, written }).clone())
-    }
-
-    /// Keeps another policy; durable when this returns.
-    pub(crate) fn set_policy(&self, catalog: &Catalog, policy: Policy, settings: SiteSettings) -> Result<()> {
-        let mut held = self.policy.lock();
-        crate::site::policies::store(catalog, self.group_id, &policy, &settings)?;
-        *held = Some(Held { policy, settings, written: true });
-        Ok(())
-    }
-
-    fn opened(&self) -> Option<Arc<Group>> {
-        self.group.lock().clone()
-    }
-}
-
 /// An open site.
 pub struct Site {
-    store: Store,
+    pub(super) store: Store,
     requests: Requests,
-    events: Events,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
-    parts: GroupParts,
-    vms: RwLock<BTreeMap<String, Arc<Vm>>>,
+    pub(super) events: Events,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) parts: GroupParts,
+    pub(super) vms: RwLock<BTreeMap<String, Arc<Vm>>>,
     jobs: Arc<Jobs>,
     workers: Mutex<Option<Workers>>,
     replication: OnceLock<Arc<dyn Replication>>,
     commanding: Mutex<()>,
+    pub(super) replicating: Mutex<Option<Arc<Engine>>>,
     stop: AtomicBool,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -214,8 +99,16 @@ impl Site {
             tracing::error!("{error}");
         }
         let jobs = Arc::new(jobs);
-        let vms =
-            objects.into_iter().map(|vm| (vm.name.clone(), Arc::new(Self::vm_of(&vm, &parts)))).collect();
+        let mut vms = BTreeMap::new();
+        for object in objects {
+            let vm = Vm::of(&object, &parts);
+            let group = store.catalog().get::<GroupObject>(&object.group.to_string());
+            match group {
+                Ok(group) => *vm.peer.lock() = group.and_then(|g| g.peer),
+                Err(error) => tracing::error!("{error}"),
+            }
+            vms.insert(object.name, Arc::new(vm));
+        }
         let site = Arc::new(Self {
             store,
             requests,
@@ -228,6 +121,7 @@ impl Site {
             jobs,
             replication: OnceLock::new(),
             commanding: Mutex::default(),
+            replicating: Mutex::new(None),
             stop: AtomicBool::new(false),
             keeper: Mutex::new(None),
         });
@@ -237,11 +131,13 @@ impl Site {
             .name("upkeep".into())
             .spawn(move || {
                 let mut told = HashMap::new();
+                let mut cleaned_ns = None;
                 while let Some(site) = weak.upgrade() {
                     if site.stop.load(Ordering::Acquire) {
                         return;
                     }
                     let more = site.keep_all(&mut told);
+                    site.clean(&mut cleaned_ns);
                     drop(site);
                     std::thread::sleep(Duration::from_millis(if more { 1 } else { 20 }));
                 }
@@ -251,80 +147,28 @@ impl Site {
         Ok(site)
     }
 
-    fn vm_of(object: &VmObject, parts: &GroupParts) -> Vm {
-        Vm {
-            id: object.id,
-            name: Mutex::new(object.name.clone()),
-            single: object.single,
-            group_id: object.group,
-            group: Mutex::new(None),
-            upkeep: Mutex::new(Upkeep::default()),
-            parts: parts.clone(),
-            commanding: Mutex::default(),
-            known: Mutex::default(),
-            policy: Mutex::default(),
-            pointed_ns: AtomicU64::new(0),
-        }
+    /// Replication, started at the first call as the settings say.
+    pub fn replicate(self: &Arc<Self>) -> Result<Arc<Engine>> {
+        self.replicate_with(ReplicationOptions::default())
     }
 
-    /// One turn through all groups that are open. What fails is told once.
-    fn keep_all(&self, told: &mut HashMap<VmId, String>) -> bool {
-        let now = self.clock.monotonic_ns();
-        let mut more = false;
-        for vm in self.vms() {
-            let Some(group) = vm.opened() else { continue };
-            let kept = self.care_of(&vm).and_then(|care| {
-                self.keep_points(&vm, &group, care, now)?;
-                group.keep(&mut vm.upkeep.lock(), care, now)
-            });
-            match kept {
-                Ok(due) => {
-                    more |= due;
-                    told.remove(&vm.id);
-                }
-                Err(e) => {
-                    let text = e.to_string();
-                    if told.insert(vm.id, text.clone()).as_ref() != Some(&text) {
-                        tracing::error!(vm = %vm.name(), "{text}");
-                        let event = Event::own(self.clock.wall_ns(), Some(&vm.name()), text);
-                        if let Err(e) = self.events.append(&event, false) {
-                            tracing::error!("events can't be written: {e}");
-                        }
-                    }
-                }
-            }
+    /// Replication, started at the first call; options of a later call have no effect.
+    pub fn replicate_with(self: &Arc<Self>, options: ReplicationOptions) -> Result<Arc<Engine>> {
+        let mut replicating = self.replicating.lock();
+        if let Some(running) = &*replicating {
+            return Ok(Arc::clone(running));
         }
-        more
-    }
-
-    /// How a VM's group is kept: synced every second, with the window of its policy, pinned while a failover is
-    /// not committed. Where nothing leaves the site there is a window only if somebody wrote one.
-    pub(crate) fn care_of(&self, vm: &Vm) -> Result<Care> {
-        let known = vm.known()?;
-        let held = vm.held(self.store.catalog())?;
-        let hours = held.policy.window_hours;
-        let window = hours > 0 && (held.written || known.state() != State::Unprotected);
-        let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
-        Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() })
-    }
-
-    /// Scheduled points and retention, where a window is kept.
-    fn keep_points(&self, vm: &Vm, group: &Group, care: Care, now: u64) -> Result<()> {
-        let Some(window) = care.window_ns else { return Ok(()) };
-        let last = vm.pointed_ns.load(Ordering::Relaxed);
-        if last != 0 && now.saturating_sub(last) < POINTS_NS {
-            return Ok(());
-        }
-        // A command changes the same file.
-        let Some(_one) = vm.commanding.try_lock() else { return Ok(()) };
-        vm.pointed_ns.store(now.max(1), Ordering::Relaxed);
-        let every = vm.policy(self.store.catalog())?.0.crash_points;
-        let id = Token(self.entropy.random_128());
-        crate::site::points::keep(self.store.catalog(), group, every, window, care.pinned, id).map(|_| ())
+        let started = Engine::start(self, options)?;
+        *replicating = Some(Arc::clone(&started));
+        Ok(started)
     }
 
     /// Ends in order: what has no window is drained into its base, the others write a checkpoint.
     pub fn close(&self) -> Result<()> {
+        let replication = self.replicating.lock().take();
+        if let Some(replication) = replication {
+            replication.stop();
+        }
         self.stop.store(true, Ordering::Release);
         drop(self.workers.lock().take());
         let thread = self.keeper.lock().take();
@@ -399,6 +243,11 @@ impl Site {
         let _ = self.replication.set(replication);
     }
 
+    /// Random numbers.
+    pub(crate) fn entropy(&self) -> &Arc<dyn Entropy> {
+        &self.entropy
+    }
+
     /// All VMs, by name.
     pub fn vms(&self) -> Vec<Arc<Vm>> {
         self.vms.read().values().cloned().collect()
@@ -439,7 +288,7 @@ impl Site {
         };
         self.store.catalog().put(&of_one)?;
         self.store.catalog().put(&object)?;
-        let vm = Arc::new(Self::vm_of(&object, &self.parts));
+        let vm = Arc::new(Vm::of(&object, &self.parts));
         *vm.group.lock() = Some(group);
         vms.insert(name.to_owned(), vm.clone());
         Ok(vm)

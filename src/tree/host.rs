@@ -5,7 +5,7 @@ use crate::group::Group;
 use crate::seam::{Clock, Entropy, SystemEntropy};
 use crate::site::catalog::Catalog;
 use crate::site::requests::Requests;
-use crate::site::site::{Site, Vm};
+use crate::site::{Site, Vm};
 use crate::vocab::{Error, Kind, Result, VmId};
 use std::ffi::OsStr;
 use std::sync::Arc;

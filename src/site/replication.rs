@@ -1,0 +1,375 @@
+//! Replication of a site: its link, a thread for each connection, and the groups that have a peer.
+//!
+//! P1. Of a peer's connections one is served at a time; every group with that peer is told of its begin and its end.
+//! P2. Nothing of a group is said before the session's token is durable at both sites (`exchange::Session`).
+//! P3. A command that needs the peer has its intent durable before the peer hears of it, and a `Join` is said again in
+//!     each connection until the first copy is whole: the peer answers the same again (`join`).
+//! P4. While a group has a peer its base passes nothing that the peer lacks.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | serve | one connection: session, routing, timers, queue |
+//! | join | the request for a standby, at both sites |
+//! | relation | what a group is to its peer, by its history |
+//! | side | a group's side of the exchange, as a connection drives it |
+//! | standby | the catalog's side of a VM that has a peer |
+//! | sessions, framing, status | session tokens; frames in frames; figures for status |
+
+mod framing;
+mod join;
+mod relation;
+mod serve;
+mod sessions;
+mod side;
+mod standby;
+mod status;
+
+use crate::exchange::Settings;
+use crate::group::Group;
+use crate::link::{Connection, Invitation, Link, LinkSettings, Peer, PeerBook};
+use crate::seam::Clock;
+use crate::site::book::SiteBook;
+use crate::site::events::Event;
+use crate::site::{Site, Vm};
+use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use relation::Relation;
+pub use side::{EngineSides, Side, Sides};
+pub use status::{GroupStatus, PeerStatus, SessionState};
+
+/// Bytes in flight to a peer, all groups together; a group gets its share.
+const WINDOW_BYTES: u64 = 64 << 20;
+const GROUP_WINDOW_BYTES: (u64, u64) = (1 << 20, 16 << 20);
+/// Longest range of a copy that is sent at once, bytes.
+const FILL_BYTES: u64 = 256 << 10;
+
+/// How a site replicates. The defaults suit a WAN.
+#[derive(Clone)]
+pub struct ReplicationOptions {
+    /// Where to listen; none: as the settings of the store say.
+    pub listen: Option<SocketAddr>,
+    /// Longest wait after the first failed attempt to dial.
+    pub retry_first: Duration,
+    /// Longest wait between attempts.
+    pub retry_longest: Duration,
+    /// Silence after which a side says that it lives.
+    pub keepalive: Duration,
+    /// Silence after which a connection is dead.
+    pub dead_after: Duration,
+    /// Level of zstd, where both sites can; none: off.
+    pub compress: Option<i32>,
+    /// How long a command waits for the peer's answer.
+    pub answer_wait: Duration,
+    /// Makes sides of groups.
+    pub sides: Arc<dyn Sides>,
+}
+
+impl ReplicationOptions {
+    /// Defaults, with these sides.
+    pub fn with_sides(sides: Arc<dyn Sides>) -> Self {
+        Self { sides, ..Self::default() }
+    }
+}
+
+impl Default for ReplicationOptions {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            retry_first: Duration::from_secs(1),
+            retry_longest: Duration::from_secs(60),
+            keepalive: Duration::from_secs(5),
+            dead_after: Duration::from_secs(20),
+            compress: Some(1),
+            answer_wait: Duration::from_secs(15),
+            sides: Arc::new(EngineSides),
+        }
+    }
+}
+
+/// What a thread of a connection is asked for.
+enum Command {
+    /// Ask the peer to keep a standby.
+    Join { slot: Arc<GroupSlot>, join: Box<crate::exchange::Join>, answer: Sender<join::Answered> },
+}
+
+/// A group that has a peer.
+struct GroupSlot {
+    vm: Arc<Vm>,
+    group: Arc<Group>,
+    peer: StoreId,
+    /// P3: what was asked, until the first copy is whole.
+    joining: Mutex<Option<Token>>,
+    running: Mutex<Running>,
+}
+
+/// A side and what it asked for.
+struct Running {
+    /// None: the peer has not yet agreed to keep a standby.
+    side: Option<Box<dyn Side>>,
+    timer_ns: Option<u64>,
+    verdict: Option<crate::exchange::Verdict>,
+}
+
+/// What is known of a peer's connection.
+#[derive(Default)]
+struct PeerSlot {
+    /// P1.
+    serving: Mutex<()>,
+    /// To the thread that serves the connection, once the session is agreed.
+    commands: Mutex<Option<Sender<Command>>>,
+    state: Mutex<status::Session>,
+}
+
+/// Replication of one site.
+pub struct Replication {
+    site: Weak<Site>,
+    link: Link,
+    book: Arc<SiteBook>,
+    options: ReplicationOptions,
+    clock: Arc<dyn Clock>,
+    store: StoreId,
+    name: String,
+    peers: Mutex<HashMap<StoreId, Arc<PeerSlot>>>,
+    groups: Mutex<HashMap<GroupId, Arc<GroupSlot>>>,
+    /// One `protect` at a time.
+    protecting: Mutex<()>,
+    stop: AtomicBool,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Replication {
+    /// Starts the link and the threads. Listens if options or settings say where.
+    pub(crate) fn start(site: &Arc<Site>, options: ReplicationOptions) -> Result<Arc<Self>> {
+        let store = site.store();
+        let settings = store.settings()?;
+        let name = if settings.name.is_empty() { store.id().to_string() } else { settings.name.clone() };
+        let book = Arc::new(SiteBook::open(store.catalog().clone())?);
+        let link = Link::start(
+            LinkSettings {
+                addresses: settings.addresses.clone(),
+                keepalive: options.keepalive,
+                dead_after: options.dead_after,
+                retry_first: options.retry_first,
+                retry_longest: options.retry_longest,
+                ..LinkSettings::new(store.id(), &name)
+            },
+            store.identity()?,
+            Arc::clone(&book) as Arc<dyn PeerBook>,
+            site.clock().clone(),
+            site.entropy().clone(),
+        )?;
+        link.set_rate(settings.rate);
+        let listen = match (&options.listen, &settings.listen) {
+            (Some(address), _) => Some(*address),
+            (None, Some(text)) => Some(text.parse().map_err(|_| {
+                Error::new(Kind::Invalid, format!("`{text}` is no address to listen on"))
+                    .advice("Give address and port with --listen, as 0.0.0.0:8084")
+            })?),
+            (None, None) => None,
+        };
+        if let Some(address) = listen {
+            link.listen(address)?;
+        }
+        let this = Arc::new(Self {
+            site: Arc::downgrade(site),
+            link,
+            book,
+            options,
+            clock: site.clock().clone(),
+            store: store.id(),
+            name,
+            peers: Mutex::default(),
+            groups: Mutex::default(),
+            protecting: Mutex::default(),
+            stop: AtomicBool::new(false),
+            threads: Mutex::default(),
+        });
+        let hub = Arc::clone(&this);
+        this.spawn("replication", move || hub.accept())?;
+        Ok(this)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .map_err(|e| Error::io(e, "can't start a thread of the replication"))?;
+        let mut threads = self.threads.lock();
+        threads.retain(|t| !t.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Takes connections until the site ends.
+    fn accept(self: Arc<Self>) {
+        while !self.is_stopped() {
+            let Some(connection) = self.link.next_connection(Duration::from_millis(100)) else { continue };
+            let hub = Arc::clone(&self);
+            let served: Arc<dyn Connection> = Arc::clone(&connection);
+            if let Err(error) = self.spawn("peer", move || serve::serve(&hub, served)) {
+                tracing::error!("{error}");
+                connection.close("this site is out of threads");
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Ends all connections and waits for their threads. Groups stay open.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        loop {
+            let Some(thread) = self.threads.lock().pop() else { return };
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+
+    /// Where this site listens, if it does.
+    pub fn listening(&self) -> Option<SocketAddr> {
+        self.link.listening()
+    }
+
+    /// Makes a token for one other site, as text to copy. `addresses`: under which that site reaches this one; none:
+    /// those of the settings, or this machine's name. Listens on the default port if the site didn't listen.
+    ///
+    /// # Errors
+    /// `Io` if the port is taken.
+    pub fn pair_create(&self, addresses: Vec<String>) -> Result<String> {
+        let site = self.site()?;
+        let mut settings = site.store().settings()?;
+        if self.link.listening().is_none() {
+            let any = SocketAddr::from(([0, 0, 0, 0], crate::link::DEFAULT_PORT));
+            self.link.listen(any)?;
+            settings.listen = Some(any.to_string());
+            site.store().set_settings(&settings)?;
+        }
+        let mut at = if addresses.is_empty() { settings.addresses } else { addresses };
+        if at.is_empty() {
+            let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+            at.push(name.map_err(|e| Error::io(e, "can't learn this machine's name"))?.trim().to_owned());
+        }
+        Ok(self.link.invite(at)?.to_text())
+    }
+
+    /// Becomes the peer of the site that made this token. Blocks for the handshake.
+    ///
+    /// # Errors
+    /// Refused as [`Link::accept`] and [`Invitation::parse`] say.
+    pub fn pair_accept(&self, token: &str) -> Result<Peer> {
+        let peer = self.link.accept(&Invitation::parse(token.trim())?)?;
+        self.tell(None, format!("paired with {} ({})", peer.name, peer.fingerprint));
+        Ok(peer)
+    }
+
+    /// Takes whatever answers as this peer for the right one, once: the end of `identity-conflict`.
+    ///
+    /// # Errors
+    /// Refused `peer-not-registered`.
+    pub fn accept_identity(&self, peer: &str) -> Result<()> {
+        let peer = self.peer_named(peer)?;
+        let site = self.site()?;
+        let known = sessions::of(site.store().catalog(), peer.store)?;
+        site.store().catalog().put(&sessions::SessionObject { accept_once: true, ..known })?;
+        self.link.dial_now(peer.store);
+        Ok(())
+    }
+
+    /// Deletes tokens that nobody can use and nobody asks for any more. `now`: Unix seconds.
+    pub(crate) fn clean(&self, now: i64) -> Result<()> {
+        self.book.clean(now)
+    }
+
+    fn peer_named(&self, name: &str) -> Result<Peer> {
+        let peers = self.book.peers();
+        let known = peers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+        peers.into_iter().find(|p| p.name == name).ok_or_else(|| {
+            Error::refused("peer-not-registered", format!("`{name}` is not paired; paired: {known}"))
+                .advice("Use a paired name, or pair with `pair create` there and `pair accept` here")
+        })
+    }
+
+    fn peer(&self, store: StoreId) -> Arc<PeerSlot> {
+        Arc::clone(self.peers.lock().entry(store).or_default())
+    }
+
+    fn site(&self) -> Result<Arc<Site>> {
+        self.site.upgrade().ok_or_else(|| Error::new(Kind::Unreachable, "the site is closing"))
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.clock.monotonic_ns()
+    }
+
+    /// An event of the site; what can't be written is logged.
+    fn tell(&self, subject: Option<&str>, text: String) {
+        tracing::info!(subject, "{text}");
+        let Some(site) = self.site.upgrade() else { return };
+        let event = Event::own(self.clock.wall_ns(), subject, text);
+        if let Err(error) = site.events().append(&event, false) {
+            tracing::error!("events can't be written: {error}");
+        }
+    }
+
+    /// The slot of a VM's group, made at the first call. Opens the group.
+    fn slot_of(&self, vm: &Arc<Vm>, peer: StoreId) -> Result<Arc<GroupSlot>> {
+        let group = vm.group()?;
+        let joining = match Relation::of_group(&group, peer) {
+            Relation::Joining { op } => Some(op),
+            _ => None,
+        };
+        let fresh = || {
+            Arc::new(GroupSlot {
+                vm: Arc::clone(vm),
+                group: Arc::clone(&group),
+                peer,
+                joining: Mutex::new(joining),
+                running: Mutex::new(Running { side: None, timer_ns: None, verdict: None }),
+            })
+        };
+        Ok(Arc::clone(self.groups.lock().entry(vm.group_id()).or_insert_with(fresh)))
+    }
+
+    /// The side of a group, made at the first call.
+    fn start_side(&self, slot: &GroupSlot, among: usize) {
+        let mut running = slot.running.lock();
+        if running.side.is_some() {
+            return;
+        }
+        let share = WINDOW_BYTES / (among.max(1) as u64);
+        let settings = Settings {
+            group: slot.group.id(),
+            site: self.store,
+            peer: slot.peer,
+            window_bytes: share.clamp(GROUP_WINDOW_BYTES.0, GROUP_WINDOW_BYTES.1),
+            fill_bytes: FILL_BYTES,
+            frequency_ns: None,
+        };
+        running.side = Some(self.options.sides.side(Arc::clone(&slot.group), slot.peer, settings));
+    }
+
+    /// P4: whether the group's base has to stay where it is. Cheap; asked by upkeep.
+    pub(crate) fn pins(&self, group: GroupId) -> bool {
+        let Some(slot) = self.groups.lock().get(&group).cloned() else { return true };
+        if slot.joining.lock().is_some() {
+            return true;
+        }
+        // A side at work is asked the next time.
+        let Some(running) = slot.running.try_lock() else { return true };
+        running.side.as_ref().is_none_or(|side| {
+            let state = side.state();
+            !state.met || state.copying || (state.shipping && state.acknowledged.is_none())
+        })
+    }
+}

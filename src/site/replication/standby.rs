@@ -1,0 +1,75 @@
+//! What a site keeps of a VM that has a peer: the catalog's side of it.
+
+use crate::group::{Group, GroupParts};
+use crate::site::names::check_vm;
+use crate::site::objects::{GroupObject, VmObject};
+use crate::site::{Site, Vm};
+use crate::vocab::{Error, GroupId, Kind, Result, StoreId, VmId};
+use std::sync::Arc;
+
+impl Site {
+    /// What two sites on one host have in common and no others; none where the kernel doesn't say.
+    pub(crate) fn host_mark(&self) -> Option<String> {
+        let boot = self.parts.boot;
+        (boot != [0; 16]).then(|| {
+            let digest = blake3::Hasher::new_derive_key("standbyfs same host v1").update(&boot).finalize();
+            format!("host-{}", &digest.to_hex()[..16])
+        })
+    }
+
+    /// Says with which site a VM's group replicates; durable when this returns. Its history is the truth: the caller
+    /// has written it.
+    pub(crate) fn set_peer(&self, vm: &Vm, peer: Option<StoreId>) -> Result<()> {
+        let catalog = self.store.catalog();
+        let Some(object) = catalog.get::<GroupObject>(&vm.group_id().to_string())? else {
+            return Err(Error::new(Kind::NotFound, format!("the group of {} is gone", vm.name())));
+        };
+        catalog.put(&GroupObject { peer, ..object })?;
+        *vm.peer.lock() = peer;
+        Ok(())
+    }
+
+    /// Makes the standby of a peer's VM: `make` the group, then the catalog's entries; durable when this returns.
+    ///
+    /// # Errors
+    /// `name-taken`, and what `make` says.
+    pub(crate) fn adopt_vm(
+        &self,
+        name: &str,
+        id: VmId,
+        group: GroupId,
+        single: bool,
+        peer: StoreId,
+        make: impl FnOnce(GroupParts, GroupId) -> Result<Arc<Group>>,
+    ) -> Result<Arc<Vm>> {
+        check_vm(name)?;
+        let mut vms = self.vms.write();
+        if vms.contains_key(name) {
+            return Err(Error::refused("name-taken", format!("there is a VM {name} already")));
+        }
+        let made = make(self.parts.clone(), group)?;
+        let object = VmObject {
+            id,
+            name: name.to_owned(),
+            single,
+            group,
+            created: self.clock.wall_ns(),
+            made_by: None,
+        };
+        let of_one = GroupObject {
+            id: group,
+            name: None,
+            vms: vec![id],
+            peer: Some(peer),
+            role_hint: None,
+            policy: None,
+        };
+        self.store.catalog().put(&of_one)?;
+        self.store.catalog().put(&object)?;
+        let vm = Arc::new(Vm::of(&object, &self.parts));
+        *vm.peer.lock() = Some(peer);
+        *vm.group.lock() = Some(made);
+        vms.insert(name.to_owned(), vm.clone());
+        Ok(vm)
+    }
+}

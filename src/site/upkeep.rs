@@ -1,0 +1,96 @@
+//! What the thread of a site does again and again: syncs, rounds, points, and what is kept for a time only.
+
+use crate::group::{Care, Group};
+use crate::protection::State;
+use crate::site::events::Event;
+use crate::site::{Site, Vm};
+use crate::vocab::{Result, Token, VmId};
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+/// Points are looked at every so many ns.
+const POINTS_NS: u64 = 5_000_000_000;
+/// What is kept for a time only is looked through so often, ns.
+const CLEAN_NS: u64 = 3_600_000_000_000;
+/// What nobody flushed is synced after so long in a group with a peer, ns.
+const PROTECTED_SYNC_NS: u64 = 100_000_000;
+
+impl Site {
+    /// One turn through all groups that are open. What fails is told once.
+    pub(super) fn keep_all(&self, told: &mut HashMap<VmId, String>) -> bool {
+        let now = self.clock.monotonic_ns();
+        let mut more = false;
+        for vm in self.vms() {
+            let Some(group) = vm.opened() else { continue };
+            let kept = self.care_of(&vm).and_then(|care| {
+                self.keep_points(&vm, &group, care, now)?;
+                group.keep(&mut vm.upkeep.lock(), care, now)
+            });
+            match kept {
+                Ok(due) => {
+                    more |= due;
+                    told.remove(&vm.id);
+                }
+                Err(e) => {
+                    let text = e.to_string();
+                    if told.insert(vm.id, text.clone()).as_ref() != Some(&text) {
+                        tracing::error!(vm = %vm.name(), "{text}");
+                        let event = Event::own(self.clock.wall_ns(), Some(&vm.name()), text);
+                        if let Err(e) = self.events.append(&event, false) {
+                            tracing::error!("events can't be written: {e}");
+                        }
+                    }
+                }
+            }
+        }
+        more
+    }
+
+    /// How a VM's group is kept: synced every second, with the window of its policy, pinned while a failover is
+    /// not committed. Where nothing leaves the site there is a window only if somebody wrote one.
+    pub(crate) fn care_of(&self, vm: &Vm) -> Result<Care> {
+        let known = vm.known()?;
+        let held = vm.held(self.store.catalog())?;
+        let hours = held.policy.window_hours;
+        let window = hours > 0 && (held.written || known.state() != State::Unprotected);
+        let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
+        let Some(_) = vm.peer() else {
+            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() });
+        };
+        // Nothing that the peer lacks may leave the log.
+        let held_back = self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
+        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned: known.pinned() || held_back })
+    }
+
+    /// Scheduled points and retention, where a window is kept.
+    fn keep_points(&self, vm: &Vm, group: &Group, care: Care, now: u64) -> Result<()> {
+        let Some(window) = care.window_ns else { return Ok(()) };
+        let last = vm.pointed_ns.load(Ordering::Relaxed);
+        if last != 0 && now.saturating_sub(last) < POINTS_NS {
+            return Ok(());
+        }
+        // A command changes the same file.
+        let Some(_one) = vm.commanding.try_lock() else { return Ok(()) };
+        vm.pointed_ns.store(now.max(1), Ordering::Relaxed);
+        let every = vm.policy(self.store.catalog())?.0.crash_points;
+        let id = Token(self.entropy.random_128());
+        crate::site::points::keep(self.store.catalog(), group, every, window, care.pinned, id).map(|_| ())
+    }
+
+    /// Ended jobs, answers and tokens that are kept for a time only; once at the start, then every hour. What can't be
+    /// deleted now is deleted later.
+    pub(super) fn clean(&self, cleaned_ns: &mut Option<u64>) {
+        let now = self.clock.monotonic_ns();
+        if cleaned_ns.is_some_and(|last| now.saturating_sub(last) < CLEAN_NS) {
+            return;
+        }
+        *cleaned_ns = Some(now);
+        let replication = self.replicating.lock().clone();
+        let tokens = replication.map_or(Ok(()), |r| r.clean(self.clock.wall_ns() / 1_000_000_000));
+        for done in [self.jobs().clean(), self.clean_commands(), tokens] {
+            if let Err(error) = done {
+                tracing::warn!(%error, "what is no longer needed can't be deleted");
+            }
+        }
+    }
+}
