@@ -9,12 +9,12 @@
 
 use crate::base::{BaseFile, Holes, Overlaid, next_data, next_hole, unallocated};
 use crate::group::Group;
-use crate::group::group::{Core, LiveFile, Reply};
+use crate::group::group::Reply;
+use crate::group::line::LiveFile;
 use crate::group::queue::Op;
 use crate::index::{Content, Extent, Path, Source};
 use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// A base, or none yet: all hole.
 pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);
@@ -114,18 +114,6 @@ impl Group {
         self.log.durable() >= self.log.end()
     }
 
-    /// The live path anew after its line has changed: with an epoch, begun here or received, or a jump. F1.
-    pub(crate) fn refresh_line(&self, core: &mut Core) -> Result<()> {
-        self.refresh_live(core)?;
-        self.generation.fetch_add(1, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// F1.
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
     /// [`Group::submit`], if the generation is this one; else the reply comes back unused (F1).
     pub fn submit_on(
         &self,
@@ -144,7 +132,7 @@ impl Group {
     /// `NotFound` if the epoch isn't known.
     pub fn is_live(&self, epoch: EpochId) -> Result<bool> {
         let core = self.core.lock();
-        let head = self.log.head().0;
+        let head = self.head();
         if epoch == head.epoch {
             return Ok(true);
         }

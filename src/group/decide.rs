@@ -60,8 +60,8 @@ impl Group {
         })?;
         let mut core = self.core.lock();
         let fork = Some((view.moment, value));
-        let epoch = self.begin_epoch(&mut core, Begin { fork, kind, op, overrules })?;
-        self.queue.lock().names = view.names;
+        let begin = Begin { fork, kind, op, overrules, names: Some(view.names) };
+        let epoch = self.begin_epoch(&mut core, begin)?;
         Ok(Moment { epoch, seq: view.moment.seq.next() })
     }
 

@@ -391,7 +391,7 @@ impl Driver {
     }
 
     fn standing(&mut self) -> Standing {
-        let (head, end) = self.group.log.head();
+        let (head, end) = self.group.standing();
         if self.group.log.durable() >= end {
             self.durable = head;
         }

@@ -5,6 +5,8 @@
 
 use crate::group::Group;
 use crate::group::group::Core;
+use crate::group::line::between;
+use crate::group::names::Names;
 use crate::group::queue::Gate;
 use crate::history::{ChainValue, Event, Row, RowKind};
 use crate::journal::NewRecord;
@@ -12,12 +14,14 @@ use crate::seam::Durability;
 use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Pos, RecordKind, Result, Token};
 
 /// What an epoch is begun for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Begin {
     pub(crate) fork: Option<(Moment, ChainValue)>,
     pub(crate) kind: RowKind,
     pub(crate) op: Token,
     pub(crate) overrules: Option<EpochId>,
+    /// Names and sizes where it begins, if that is another moment than where the queue stands.
+    pub(crate) names: Option<Names>,
 }
 
 impl Group {
@@ -40,13 +44,28 @@ impl Group {
                 Some((standing, self.chain_value(standing)?.ok_or_else(gone)?))
             }
         };
-        self.begin_epoch(&mut core, Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None })?;
+        self.begin_epoch(
+            &mut core,
+            Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None, names: None },
+        )?;
         self.queue.lock().gate = Gate::Open { begun: true };
         Ok(())
     }
 
     /// Begins an epoch. The queue must be idle, or the caller its appender.
     pub(crate) fn begin_epoch(&self, core: &mut Core, begin: Begin) -> Result<EpochId> {
+        let ((before, _), closed) = (self.entered(), core.closed);
+        let begun = self.write_row(core, begin);
+        if begun.is_err() && self.entered().0 == before && self.log.is_poisoned().is_none() {
+            // Nothing was written: no room, for instance. What comes next belongs to the epoch before.
+            self.log.begin_epoch(before.epoch, before.seq.next())?;
+            core.closed = closed;
+            self.refresh_live(core)?;
+        }
+        begun
+    }
+
+    fn write_row(&self, core: &mut Core, begin: Begin) -> Result<EpochId> {
         let epoch = EpochId(self.parts.entropy.random_128());
         let wall = self.parts.clock.wall_ns();
         let fork = begin.fork.map(|(m, v)| core.table.norm(m).map(|m| (m, v))).transpose()?;
@@ -61,7 +80,7 @@ impl Group {
             op: begin.op,
             time_ns: wall,
         };
-        self.refresh_spans(core);
+        self.close_line(core)?;
         self.log.begin_epoch(epoch, row.first_seq())?;
         let payload = row.to_json();
         let record = NewRecord {
@@ -81,6 +100,11 @@ impl Group {
         core.table.insert(row.clone())?;
         self.refresh_spans(core);
         self.find_parent_ends(core)?;
+        between("the row is entered");
+        if let Some(names) = begin.names {
+            self.queue.lock().names = names;
+        }
+        core.closed = false;
         self.refresh_line(core)?;
         self.record(core, Event::Epoch { row, own: true })?;
         Ok(epoch)
@@ -104,10 +128,11 @@ impl Group {
         Ok(())
     }
 
-    /// Brings the newest span up to the log's head.
+    /// Brings the newest span up to what has been entered.
     pub(crate) fn refresh_spans(&self, core: &mut Core) {
-        let (head, end) = self.log.head();
-        let segments = self.log.segments();
+        let (head, end) = self.entered();
+        let mut segments = self.log.segments();
+        segments.retain(|s| s.start < end);
         let Some(newest) = segments.last() else { return };
         match core.spans.0.last_mut() {
             Some(s)

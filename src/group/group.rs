@@ -5,7 +5,7 @@
 //! 1. `work`: one of checkpoint, round, fork or step of an operation at a time. Held over file I/O.
 //! 2. `core`: bases, spans, table, history file, checkpoint file. Held over small file I/O by operations only.
 //! 3. `queue`: gate, names and sizes as queued, pending requests. Never held over I/O.
-//! 4. `names`, `live`, `chain`, `flushes`: leaves; nothing is taken under them but the log's and index's own.
+//! 4. `names`, `live`, `entered`, `chain`, `flushes`: leaves; nothing is taken under them but the log's and index's own.
 //!
 //! G1. Requests enter the journal in the order in which they pass the queue; one thread appends at a time.
 //! G2. A request is answered when it and all before it are in the file and in the index.
@@ -13,17 +13,18 @@
 
 use crate::base::{BaseFile, base_name};
 use crate::format::LogState;
-use crate::group::names::{NameLog, Names};
+use crate::group::line::Live;
+use crate::group::names::NameLog;
 use crate::group::queue::Queue;
 use crate::group::spans::Spans;
 use crate::history::{ChainValue, Event, Table};
-use crate::index::{CacheBudget, Index, Path};
+use crate::index::{CacheBudget, Index};
 use crate::journal::{CheckpointFile, HistoryFile, Log};
 use crate::seam::{Clock, Entropy, Storage};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -72,22 +73,8 @@ pub(crate) struct Core {
     pub(crate) table: Table,
     pub(crate) spans: Spans,
     pub(crate) bases: BTreeMap<DiskOrdinal, BasePlace>,
-}
-
-/// One file of the live disk: what a read needs and nothing else.
-#[derive(Clone)]
-pub(crate) struct LiveFile {
-    /// The live path above the file's base.
-    pub(crate) path: Path,
-    pub(crate) base: Option<Arc<BaseFile>>,
-}
-
-/// What reads of the head use; replaced as a whole.
-pub(crate) struct Live {
-    pub(crate) path: Path,
-    pub(crate) files: HashMap<DiskOrdinal, LiveFile>,
-    /// The head, where it isn't the log's newest record: a decision was taken back.
-    pub(crate) head: Option<Moment>,
+    /// L3 of `line`.
+    pub(crate) closed: bool,
 }
 
 pub(crate) struct ChainState {
@@ -125,14 +112,14 @@ pub struct Group {
     pub(crate) idle: Condvar,
     pub(crate) names: Mutex<NameLog>,
     pub(crate) live: RwLock<Arc<Live>>,
+    /// L2 of `line`.
+    pub(crate) entered: Mutex<(Moment, Pos)>,
     pub(crate) chain: Mutex<ChainState>,
     pub(crate) flushes: Mutex<Flushes>,
     /// The moment that the base must not pass: what a target has acknowledged, or a copy's cursor.
     pub(crate) pin: Mutex<Option<Moment>>,
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
-    /// Changes with each new epoch.
-    pub(crate) generation: AtomicU64,
     pub(crate) counters: Counters,
 }
 
@@ -177,16 +164,6 @@ impl Group {
         &self.counters
     }
 
-    /// The newest moment, durable or not.
-    pub fn head(&self) -> Moment {
-        self.live.read().head.unwrap_or_else(|| self.log.head().0)
-    }
-
-    /// Names and sizes at the head, requests that are still queued included.
-    pub fn names_now<T>(&self, look: impl FnOnce(&Names) -> T) -> T {
-        look(&self.queue.lock().names)
-    }
-
     /// The history's events, oldest first, with their wall times.
     pub fn events(&self) -> Vec<(i64, Event)> {
         self.core.lock().events.clone()
@@ -227,25 +204,6 @@ impl Group {
     /// Sets the moment that the base must not pass.
     pub fn set_pin(&self, moment: Option<Moment>) {
         *self.pin.lock() = moment;
-    }
-
-    /// The live path and files anew, after a fork or when a base has moved.
-    pub(crate) fn refresh_live(&self, core: &mut Core) -> Result<()> {
-        let path = self.head_path(core)?;
-        let mut files = HashMap::new();
-        for (disk, place) in &core.bases {
-            let Some(base) = place.base else { continue };
-            let Some(above) = path.above(base.log, base.pos) else { continue };
-            let old = self.live.read().files.get(disk).and_then(|f| f.base.clone());
-            let base = match old {
-                Some(file) => Some(file),
-                None => self.open_base(*disk)?,
-            };
-            files.insert(*disk, LiveFile { path: above, base });
-        }
-        let head = self.standing_head(core);
-        *self.live.write() = Arc::new(Live { path, files, head });
-        Ok(())
     }
 
     pub(crate) fn open_base(&self, disk: DiskOrdinal) -> Result<Option<Arc<BaseFile>>> {

@@ -9,6 +9,7 @@ mod epoch;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
 mod group;
+mod line;
 mod moments;
 mod names;
 mod open;

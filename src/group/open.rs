@@ -3,13 +3,14 @@
 use crate::format::{Checkpoint, Span};
 use crate::group::checkpoint::{mend_history, read_names};
 use crate::group::epoch::Begin;
-use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts, Live};
+use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts};
+use crate::group::line::{Live, whole_log};
 use crate::group::names::{Change, Fact, NameLog, Names};
 use crate::group::queue::{Gate, Queue};
 use crate::group::spans::Spans;
 use crate::group::write::{entry_of_stored, meta_of};
 use crate::history::{ChainValue, Event, Row, RowKind, Table};
-use crate::index::{BatchRow, Entry, Index, Interval, Path};
+use crate::index::{BatchRow, Entry, Index};
 use crate::journal::{
     BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict,
 };
@@ -17,7 +18,7 @@ use crate::vocab::{
     EpochId, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, RecordKind, Result, Seq, Token,
 };
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -48,7 +49,8 @@ impl Group {
     /// Makes a group with its genesis epoch, durable when this returns.
     pub fn create(parts: GroupParts, id: GroupId) -> Result<Arc<Self>> {
         let group = Self::create_empty(parts, id)?;
-        let begin = Begin { fork: None, kind: RowKind::Genesis, op: Token::NONE, overrules: None };
+        let begin =
+            Begin { fork: None, kind: RowKind::Genesis, op: Token::NONE, overrules: None, names: None };
         group.begin_epoch(&mut group.core.lock(), begin)?;
         Ok(Arc::new(group))
     }
@@ -75,6 +77,7 @@ impl Group {
             table: Table::new(),
             spans: Spans::default(),
             bases: BTreeMap::new(),
+            closed: false,
         };
         let gate = Gate::Open { begun: true };
         Ok(Self::assemble(parts, id, Assembly { log, index, core, names: NameLog::default(), gate }))
@@ -138,8 +141,16 @@ impl Group {
         }
         let bases =
             checkpoint.files.iter().map(|f| (f.disk, BasePlace { base: f.base, floor: f.floor })).collect();
-        let core =
-            Core { checkpoints, scan: state.clone(), history: core_history, events, table, spans, bases };
+        let core = Core {
+            checkpoints,
+            scan: state.clone(),
+            history: core_history,
+            events,
+            table,
+            spans,
+            bases,
+            closed: false,
+        };
         let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
         let group = Self::assemble(parts, id, Assembly { log, index, core, names, gate });
         if report.damage.is_none() {
@@ -164,6 +175,7 @@ impl Group {
         let Some((to, chain)) = jump else { return Ok(()) };
         if self.log.segments().is_empty() {
             self.log.begin_epoch(head.epoch, head.seq.next())?;
+            self.set_entered();
         }
         let known = self.chain.lock().place != Pos(0);
         if !known {
@@ -175,7 +187,8 @@ impl Group {
     fn assemble(parts: GroupParts, id: GroupId, all: Assembly) -> Self {
         let Assembly { log, index, core, names, gate } = all;
         let place = chain_start(&log);
-        let path = Path::new([Interval { log: log.id(), from: Pos(0), to: Pos(u64::MAX) }]);
+        let path = whole_log(log.id());
+        let entered = Mutex::new(log.head());
         Self {
             id,
             dir: GroupParts::dir(id),
@@ -190,13 +203,13 @@ impl Group {
             }),
             idle: Condvar::new(),
             names: Mutex::new(names),
-            live: RwLock::new(Arc::new(Live { path, files: HashMap::new(), head: None })),
+            live: RwLock::new(Arc::new(Live::empty(path))),
+            entered,
             chain: Mutex::new(place),
             flushes: Mutex::new(Flushes::default()),
             pin: Mutex::new(None),
             last_flush_ns: Default::default(),
             writes_since_flush: Default::default(),
-            generation: Default::default(),
             counters: Default::default(),
             log,
             index,

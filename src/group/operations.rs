@@ -98,9 +98,8 @@ impl Group {
                 core.table.withdraw(*epoch, op);
             }
         }
-        self.refresh_live(&mut core)?;
-        let path = self.head_path(&mut core)?;
-        let names = self.names.lock().at(&path);
+        self.refresh_line(&mut core)?;
+        let names = self.names_now(Clone::clone);
         self.queue.lock().names = names;
         Ok(self.head())
     }
@@ -169,12 +168,9 @@ impl Group {
     /// The greatest moment of the live line with a wall time at or before `wall_ns`; `None` if all that is held is
     /// later.
     pub fn moment_at(&self, wall_ns: i64) -> Result<Option<MomentAt>> {
-        let path = {
-            let mut core = self.core.lock();
-            self.head_path(&mut core)?
-        };
+        let path = self.live.read().path.clone();
         for interval in path.intervals().iter().rev() {
-            let stretch = Interval { to: interval.to.min(self.log.end()), ..*interval };
+            let stretch = Interval { to: interval.to.min(self.entered().1), ..*interval };
             let Some(found) = self.index.batch_at_time(stretch, wall_ns)? else { continue };
             let Some(batch) = self.log.batch_at(found.row.pos)? else { continue };
             let last = batch.records.iter().rfind(|r| {

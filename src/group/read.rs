@@ -4,6 +4,7 @@ use crate::base::BaseFile;
 use crate::format::Span;
 use crate::group::Group;
 use crate::group::group::Core;
+use crate::group::line::{anchored, whole_log};
 use crate::group::names::Names;
 use crate::index::{Interval, Path};
 use crate::view::{Sources, read};
@@ -21,6 +22,14 @@ pub struct MomentView {
 }
 
 impl MomentView {
+    pub(crate) fn new(
+        moment: Moment,
+        names: Names,
+        files: HashMap<DiskOrdinal, (Path, Option<Arc<BaseFile>>)>,
+    ) -> Self {
+        Self { moment, names, files }
+    }
+
     /// The path of a file above its base, and the base.
     pub(crate) fn file(&self, disk: DiskOrdinal) -> Result<&(Path, Option<Arc<BaseFile>>)> {
         self.files.get(&disk).ok_or_else(|| {
@@ -67,13 +76,7 @@ impl Group {
             let place = core.bases.get(disk).copied();
             let cut = match place {
                 Some(place) => {
-                    // Of a moment that a first copy led to no log has anything: all of it is in the base.
-                    let begin = path.intervals().is_empty();
-                    let on = |p: Option<crate::vocab::LogPlace>| {
-                        p.and_then(|p| {
-                            if begin && p.pos.0 == 0 { Some(path.clone()) } else { path.above(p.log, p.pos) }
-                        })
-                    };
+                    let on = |p: Option<crate::vocab::LogPlace>| p.and_then(|p| anchored(&path, p));
                     match (on(place.base), on(place.floor)) {
                         (Some(above), Some(_)) => above,
                         _ => return Err(passed(moment)),
@@ -114,9 +117,7 @@ impl Group {
             return Err(passed(view.moment)); // a jump replaced everything
         }
         match core.bases.get(&disk).and_then(|place| place.floor) {
-            // A first copy's moment: all of it is in the base, and no log has anything of it.
-            Some(floor) if path.intervals().is_empty() && floor.pos.0 == 0 => Ok(()),
-            Some(floor) if path.above(floor.log, floor.pos).is_none() => Err(passed(view.moment)),
+            Some(floor) if anchored(path, floor).is_none() => Err(passed(view.moment)),
             _ => Ok(()),
         }
     }
@@ -125,7 +126,7 @@ impl Group {
     pub(crate) fn head_path(&self, core: &mut Core) -> Result<Path> {
         self.refresh_spans(core);
         let Some(newest) = core.spans.0.last() else {
-            return Ok(Path::new([Interval { log: self.log.id(), from: Pos(0), to: Pos(u64::MAX) }]));
+            return Ok(whole_log(self.log.id()));
         };
         if let Some(head) = self.standing_head(core) {
             return self.path_of(core, head);

@@ -6,12 +6,18 @@
 //!     are durable at its moment.
 //! T3. The progress of a copy says no more than what is durable: after a crash the source sends again from the
 //!     moment that it names, and applying the same records again, in order, ends in the same bytes.
+//! T4. Records are appended only to a line that every base lies on: a base that has passed the moment that they follow
+//!     would show what was left behind.
+//! T5. What readers see changes in one step (L1 and L3 of `line`): with each run of records once they are durable and
+//!     entered everywhere, and with the jump once bases, names, spans, chain and history have it.
 
 use crate::base::base_name;
 use crate::exchange::{CopyStatement, Data, DiskRange, Fill, Planned, RangeSet, Record};
 use crate::format::{JumpSpan, Span};
 use crate::group::checkpoint::empty_base;
 use crate::group::group::{BasePlace, Core, Group, GroupParts};
+use crate::group::left_out;
+use crate::group::line::{Live, anchored, between};
 use crate::group::names::{Change, NameLog, Names};
 use crate::group::queue::Gate;
 use crate::group::small_file;
@@ -19,7 +25,7 @@ use crate::history::{ChainValue, DiskSize, Event, JumpLine, JumpReason, Row};
 use crate::journal::NewRecord;
 use crate::seam::{Access, Durability, File};
 use crate::vocab::{
-    Codec, DiskOrdinal, EpochId, Error, GroupId, Kind, LogPlace, Moment, Pos, RecordKind, Result, Token,
+    Codec, DiskOrdinal, EpochId, Error, GroupId, Kind, LogPlace, Moment, Pos, RecordKind, Result, Seq, Token,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -66,10 +72,19 @@ impl Group {
         if self.gate() != Gate::Target {
             return Err(Error::new(Kind::ReadOnly, "this site doesn't follow any more"));
         }
-        let new_epoch = data.epoch != self.log.epoch();
-        if new_epoch && let Some(first) = data.records.first() {
-            self.refresh_spans(&mut self.core.lock());
-            self.log.begin_epoch(data.epoch, first.seq)?;
+        let Some(first) = data.records.first() else { return Ok(()) };
+        // Back on an epoch after a decision was taken back is another stretch too.
+        let (entered, _) = self.entered();
+        let goes_on = entered == Moment { epoch: data.epoch, seq: Seq(first.seq.0 - 1) };
+        {
+            let mut core = self.core.lock();
+            self.close_line(&mut core)?;
+            if !goes_on {
+                self.take_rows(&mut core, data)?;
+                self.refresh_spans(&mut core);
+                self.can_go_on(&core, Moment { epoch: data.epoch, seq: Seq(first.seq.0 - 1) })?;
+                self.log.begin_epoch(data.epoch, first.seq)?;
+            }
         }
         let zeros = vec![
             0;
@@ -82,24 +97,64 @@ impl Group {
         ];
         let new: Vec<NewRecord<'_>> = data.records.iter().map(|r| new_record(r, &zeros)).collect();
         let batches = self.log.append(&new, self.parts.clock.boot_ns(), Durability::Plain)?;
+        between("received records are in the log");
         self.enter_index(&new, &batches)?;
+        between("received records are in the index");
         self.log.sync()?;
+        let mut changes = Vec::new();
         for r in &data.records {
-            if let Some(change) = Change::of(r.kind, r.disk, r.offset, &r.payload)? {
-                self.queue.lock().names.apply(&change);
-            }
+            changes.extend(Change::of(r.kind, r.disk, r.offset, &r.payload)?);
         }
-        if new_epoch {
-            let mut core = self.core.lock();
-            for r in data.records.iter().filter(|r| r.kind == RecordKind::Epoch) {
-                let row = Row::from_json(&r.payload)?;
-                if core.table.insert(row.clone())? {
-                    self.record(&mut core, Event::Epoch { row, own: false })?;
-                }
-            }
-            self.refresh_spans(&mut core);
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        between("received records are in the spans");
+        if !goes_on {
             self.find_parent_ends(&mut core)?;
             self.refresh_line(&mut core)?;
+            let names = self.names_now(Clone::clone);
+            self.queue.lock().names = names;
+            return Ok(());
+        }
+        if !core.closed {
+            changes.iter().for_each(|change| self.queue.lock().names.apply(change));
+            return self.refresh_live(&mut core); // left out: L3
+        }
+        let known = self.live.read().closed.as_ref().map(|(_, names)| names.clone());
+        let mut names = known.unwrap_or_default();
+        if !changes.is_empty() {
+            let next = Arc::make_mut(&mut names);
+            changes.iter().for_each(|change| next.apply(change));
+            self.queue.lock().names = next.clone();
+        }
+        self.publish_next(&mut core, names)
+    }
+
+    /// Rows that come as records are known, as heard ones, before anything of their epochs is in the log: its names
+    /// can be told at every instant.
+    fn take_rows(&self, core: &mut Core, data: &Data) -> Result<()> {
+        for r in data.records.iter().filter(|r| r.kind == RecordKind::Epoch) {
+            let row = Row::from_json(&r.payload)?;
+            if core.table.insert(row.clone())? {
+                self.record(core, Event::Epoch { row, own: false })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// T4: whether every base lies on the path to this moment.
+    fn can_go_on(&self, core: &Core, after: Moment) -> Result<()> {
+        if after.seq == Seq(0) || core.spans.0.is_empty() {
+            return Ok(());
+        }
+        let path = self.path_of(core, after)?;
+        for (disk, place) in &core.bases {
+            for at in [place.base, place.floor].into_iter().flatten() {
+                if anchored(&path, at).is_none() {
+                    let what = format!("the base of file {disk} has passed {after}");
+                    return Err(Error::new(Kind::Conflict, what)
+                        .advice("Only a copy brings this site there; see `gaps` afterwards"));
+                }
+            }
         }
         Ok(())
     }
@@ -192,7 +247,9 @@ impl Group {
         copy.sync(self)?;
         let _work = self.work.lock();
         let mut core = self.core.lock();
+        self.close_line(&mut core)?;
         self.log.begin_epoch(to.epoch, to.seq.next())?;
+        between("the log goes on at the copy's moment");
         let edge = LogPlace { log: self.log.id(), pos: Pos(0) };
         let names = copy.progress.names.clone();
         *self.names.lock() = NameLog { snapshot: names.clone(), edge: Some(edge), facts: Vec::new() };
@@ -223,8 +280,17 @@ impl Group {
         };
         self.start_chain_at(to, chain);
         self.record(&mut core, Event::Jump(line))?;
-        self.refresh_line(&mut core)?;
-        self.queue.lock().names = names;
+        between("the jump is durable");
+        self.queue.lock().names = names.clone();
+        self.set_entered();
+        if left_out("L1: a line is published in one step") {
+            let closed = Some((to, Arc::new(names.clone())));
+            let old = self.live.read().clone();
+            let (path, files) = (old.path.clone(), HashMap::new());
+            *self.live.write() = Arc::new(Live { path, files, closed, generation: old.generation });
+            between("the head is named");
+        }
+        self.publish(&mut core, Some(Arc::new(names)), true)?;
         drop(core);
         small_file::remove(&*self.parts.store, &self.dir, COPY)
     }

@@ -115,7 +115,7 @@ impl Group {
         for (moment, value) in &self.chain.lock().marks {
             keep(*moment, *value);
         }
-        let head = self.log.head().0;
+        let head = self.head();
         for moment in [table.norm(common)?, table.norm(head)?] {
             if let Some(value) = self.chain_value(moment)? {
                 keep(moment, value);

@@ -210,6 +210,7 @@ impl Group {
                 BatchRow { first_seq: batch.first_seq, pos: batch.pos, wall_ns: batch.wall },
             );
         }
+        self.set_entered();
         Ok(())
     }
 

@@ -5,5 +5,6 @@
 //! any time, while the base moves.
 
 mod model;
+mod readers;
 mod schedule;
 mod sites;

@@ -13,20 +13,20 @@ use crate::vocab::{Moment, StoreId, Token};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-struct Site {
+pub(super) struct Site {
     device: SimDevice,
-    group: Arc<Group>,
+    pub(super) group: Arc<Group>,
     driver: Driver,
     inbox: VecDeque<Vec<u8>>,
     timer: u64,
 }
 
-struct World {
-    rng: fastrand::Rng,
+pub(super) struct World {
+    pub(super) rng: fastrand::Rng,
     now: u64,
-    sites: [Site; 2],
+    pub(super) sites: [Site; 2],
     linked: bool,
-    model: Model,
+    pub(super) model: Model,
 }
 
 fn store(site: usize) -> StoreId {
@@ -51,7 +51,7 @@ fn driver(group: &Arc<Group>, site: usize) -> Driver {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let sites = [0, 1].map(|site| {
             let device = SimDevice::new(rng.u64(..));
@@ -101,7 +101,7 @@ impl World {
         Ok(())
     }
 
-    fn connect(&mut self) -> Result<(), String> {
+    pub(super) fn connect(&mut self) -> Result<(), String> {
         if self.linked {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl World {
         Ok(())
     }
 
-    fn deliver(&mut self, site: usize) -> Result<bool, String> {
+    pub(super) fn deliver(&mut self, site: usize) -> Result<bool, String> {
         let Some(bytes) = self.sites[site].inbox.pop_front() else { return Ok(false) };
         let (head, body) = bytes.split_first_chunk().ok_or("a frame without a header")?;
         let header = wire::FrameHeader::decode(head).map_err(|e| e.to_string())?;
@@ -125,7 +125,7 @@ impl World {
         Ok(true)
     }
 
-    fn tick(&mut self) -> Result<(), String> {
+    pub(super) fn tick(&mut self) -> Result<(), String> {
         self.now += 30_000_000;
         for site in 0..2 {
             let now = self.now;
@@ -204,7 +204,7 @@ impl World {
         Ok(())
     }
 
-    fn settle(&mut self) -> Result<(), String> {
+    pub(super) fn settle(&mut self) -> Result<(), String> {
         self.connect()?;
         for _ in 0..4_000 {
             self.connect()?;
