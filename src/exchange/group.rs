@@ -130,6 +130,18 @@ impl GroupLink {
         if let Phase::Source(source) = &self.phase { source.flying_bytes() } else { 0 }
     }
 
+    /// The first record that the peer lacks was appended at this monotonic time, ns.
+    pub fn backlog_since(&mut self, oldest_ns: u64) {
+        if let Some(connection) = &mut self.connection {
+            connection.oldest_ns = connection.oldest_ns.min(oldest_ns);
+        }
+    }
+
+    /// Bytes that a copy under way has still to fill, if there is one.
+    pub fn copy_left(&self) -> Option<u64> {
+        if let Phase::Source(source) = &self.phase { source.copy_left() } else { None }
+    }
+
     /// What the connection came to, if there is one.
     pub fn verdict(&self) -> Option<&Verdict> {
         self.connection.as_ref()?.verdict.as_ref()
@@ -178,6 +190,13 @@ impl GroupLink {
                     connection.asked = None;
                     out.push(Effect::say(self.settings.group, About::Roles(roles)));
                     self.ship(out);
+                }
+            }
+            Event::Refused(op) => {
+                if let Some(connection) = &mut self.connection {
+                    // As one that was handed over for already: it isn't asked for again in this connection.
+                    connection.local.handed.insert(op);
+                    connection.asked = None;
                 }
             }
             Event::Points(points) => self.say_to_peer(About::Points(points), out),

@@ -203,6 +203,11 @@ impl Source {
         self.copy.as_ref().and(self.cursor).map(|(moment, _)| moment)
     }
 
+    /// Bytes that a copy has still to fill.
+    pub fn copy_left(&self) -> Option<u64> {
+        self.copy.as_ref().map(|copy| copy.missing.bytes())
+    }
+
     /// Bytes that were sent and not confirmed.
     pub fn flying_bytes(&self) -> u64 {
         self.flying_bytes

@@ -28,7 +28,24 @@ impl Group {
                 break;
             }
             if let Some(start) = self.log.segment_begun_by(batch.pos) {
-                let before = if self.begins_epoch(&batch) { self.start_of(&batch)? } else { at };
+                let before = match batch.records.first().filter(|_| !self.begins_epoch(&batch)) {
+                    None => self.start_of(&batch)?,
+                    // The line went back to this epoch, which it had left.
+                    Some(first)
+                        if first.entry.seq != at.moment.seq.next() || batch.epoch != at.moment.epoch =>
+                    {
+                        let moment =
+                            Moment { epoch: batch.epoch, seq: Seq(first.entry.seq.0.saturating_sub(1)) };
+                        let value = match chain.marks.get(&moment) {
+                            Some(value) => Some(*value),
+                            None => self.recompute(moment, |start| chain.at_segment.get(&start).copied())?,
+                        };
+                        let gone = || Error::new(Kind::Damaged, format!("no chain value at {moment}"));
+                        At { moment, value: value.ok_or_else(gone)? }
+                    }
+                    Some(_) => at,
+                };
+                at = before;
                 self.log.note_start_chain(start, before.moment, before.value.0);
                 chain.at_segment.insert(start, (before.moment, before.value));
             }
@@ -56,13 +73,21 @@ impl Group {
                 return Ok(Some(*value));
             }
         }
+        self.recompute(moment, |start| self.chain.lock().at_segment.get(&start).copied())
+    }
+
+    /// C6. `begins`: where the chain stood at the begin of a segment, if that is known.
+    fn recompute(
+        &self,
+        moment: Moment,
+        begins: impl Fn(Pos) -> Option<(Moment, ChainValue)>,
+    ) -> Result<Option<ChainValue>> {
         let segments = self.log.segments();
         let holds = |s: &&SegmentInfo| {
             s.epoch == moment.epoch && s.first_seq <= moment.seq && moment.seq <= s.last_seq
         };
         let Some(segment) = segments.iter().find(holds) else { return Ok(None) };
-        let known = self.chain.lock().at_segment.get(&segment.start).copied();
-        let known = known.or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
+        let known = begins(segment.start).or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
         let mut at = match known {
             Some((moment, value)) => At { moment, value },
             None => match self.log.batch_at(segment.first_batch())? {

@@ -6,17 +6,14 @@
 //!     below the cursor of a copy.
 
 use crate::exchange::{
-    About, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, Report, Roles, Rpo, Scrub,
+    About, Control, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, Report, Rpo, Scrub,
     Settings, Standing, Verdict,
 };
 use crate::group::Group;
 use crate::group::chain::At;
 use crate::group::queue::Gate;
 use crate::group::receive::FirstCopy;
-use crate::history::{
-    ChainValue, Event as Line, JumpReason, Operation, RowKind, SourcePhase, SourceState, SourceStep,
-    TargetPhase, TargetState,
-};
+use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,6 +32,10 @@ pub enum Output {
     Join(Box<Join>),
     /// An answer of the peer to a request of this site.
     Answer(About),
+    /// The peer wants to write: stop the VM, then say so with [`Driver::hand_over`].
+    HandOver(Token),
+    /// An unplanned failover can be decided: the source writes no more, and all that it wrote is held.
+    MayDecide(Token),
     /// The peer asks for a hash.
     Scrub(Scrub),
     /// For the log and for health.
@@ -63,11 +64,17 @@ pub struct DriverState {
     pub flying_bytes: u64,
     /// A copy is under way.
     pub copying: bool,
+    /// Bytes that it has still to fill, at the source.
+    pub copy_left: Option<u64>,
+    /// Whether the peer writes, by its word in this connection.
+    pub peer_writes: Option<bool>,
+    /// The peer has said that it yielded, since this process began.
+    pub peer_fenced: bool,
 }
 
 /// One group, one peer.
 pub struct Driver {
-    group: Arc<Group>,
+    pub(super) group: Arc<Group>,
     link: GroupLink,
     todo: VecDeque<Effect>,
     copy: Option<FirstCopy>,
@@ -79,6 +86,9 @@ pub struct Driver {
     linked: bool,
     /// The epoch that this site was in when it last said what it is.
     said: EpochId,
+    held: bool,
+    pub(super) peer_writes: Option<bool>,
+    pub(super) peer_fenced: bool,
 }
 
 impl Driver {
@@ -97,6 +107,9 @@ impl Driver {
             met: false,
             linked: false,
             said: EpochId::NONE,
+            held: false,
+            peer_writes: None,
+            peer_fenced: false,
         }
     }
 
@@ -126,6 +139,7 @@ impl Driver {
     /// The connection is gone.
     pub fn disconnected(&mut self, now_ns: u64) -> Vec<Output> {
         self.met = false;
+        self.peer_writes = None;
         self.linked = false;
         self.todo.clear();
         self.waiting.clear();
@@ -136,8 +150,26 @@ impl Driver {
     /// A frame about this group arrived.
     pub fn received(&mut self, now_ns: u64, frame: Frame) -> Vec<Output> {
         let mut out = if self.linked && self.began_unsaid() { self.connected(now_ns) } else { Vec::new() };
+        self.note_backlog(now_ns, &frame);
         out.extend(self.step(now_ns, Event::Received(frame)));
         out
+    }
+
+    /// How old the first record is that the peer lacks. By this site's wall clock alone: a new process has no other.
+    fn note_backlog(&mut self, now_ns: u64, frame: &Frame) {
+        let Frame::Control(Control::Group { about, .. }) = frame else { return };
+        let About::Descriptor(descriptor) = &**about else { return };
+        let Some((held, _)) = descriptor.head else { return };
+        let head = self.group.head();
+        if held.seq >= head.seq {
+            return;
+        }
+        let first = Moment { epoch: head.epoch, seq: held.seq.next() };
+        let wall = self.group.parts.clock.wall_ns();
+        // Not held any more: older than anything that is.
+        let time = self.group.time_of(first).ok().flatten();
+        let age = time.map_or(now_ns, |time| wall.saturating_sub(time).max(0) as u64);
+        self.link.backlog_since(now_ns.saturating_sub(age));
     }
 
     /// This site has begun an epoch that the peer has not heard of in this connection.
@@ -172,6 +204,28 @@ impl Driver {
         self.step(now_ns, Event::Say(about))
     }
 
+    /// Answer to [`Output::HandOver`]: the VM doesn't run any more, or (`Err`, for the peer) it can't be stopped.
+    pub fn hand_over(&mut self, now_ns: u64, op: Token, stopped: Result<()>) -> Vec<Output> {
+        let event = match stopped {
+            Ok(()) => match self.source_step(SourceStep::Handover { op }) {
+                Ok(()) => Event::Roles(self.roles()),
+                Err(e) => return vec![closed(&e)],
+            },
+            Err(_) => Event::Refused(op),
+        };
+        let mut out = self.step(now_ns, event);
+        if let Err(e) = stopped {
+            let name = e.name().unwrap_or("writers-open").to_owned();
+            out.extend(self.say(now_ns, About::Declined { op, name, text: e.to_string() }));
+        }
+        out
+    }
+
+    /// While it is held nothing new is shipped.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// This site's roles have changed: a line of the history was written.
     pub fn roles_changed(&mut self, now_ns: u64) -> Vec<Output> {
         let roles = self.roles();
@@ -191,6 +245,9 @@ impl Driver {
             acknowledged: self.cursor,
             flying_bytes: self.link.flying_bytes(),
             copying: self.copy.is_some() || self.link.pinned().is_some(),
+            copy_left: self.link.copy_left(),
+            peer_writes: self.peer_writes,
+            peer_fenced: self.peer_fenced,
         }
     }
 
@@ -228,8 +285,9 @@ impl Driver {
             Effect::Scrub(scrub) => return Ok(push(out, Output::Scrub(scrub))),
             Effect::Report(report) => return Ok(push(out, Output::Report(report))),
             Effect::Close { name, text } => return Ok(push(out, Output::Close { name, text })),
-            Effect::Met(verdict, _) => {
+            Effect::Met(verdict, peer) => {
                 self.met = true;
+                self.heard_roles(&peer.roles);
                 return Ok(push(out, Output::Met(verdict)));
             }
             Effect::MeetAnew => Event::Connected(Box::new(self.local()?)),
@@ -308,19 +366,20 @@ impl Driver {
                 self.cursor = Some(moment);
                 return Ok(None);
             }
+            Effect::SourceStep(SourceStep::Handover { op }) => return Ok(push(out, Output::HandOver(op))),
             Effect::SourceStep(step) => {
                 self.source_step(step)?;
                 Event::Roles(self.roles())
             }
-            Effect::MayDecide(op) => {
-                let roles = self.roles();
-                if roles.target.phase != (TargetPhase::Intent { op }) {
-                    return Ok(None);
-                }
-                group.decide(group.head(), RowKind::Planned, op, None)?;
-                Event::Roles(self.roles())
+            Effect::MayDecide(op) => match self.may_decide(op)? {
+                true => Event::Roles(self.roles()),
+                false => return Ok(push(out, Output::MayDecide(op))),
+            },
+            Effect::PeerRoles(roles) => {
+                self.heard_roles(&roles);
+                return Ok(None);
             }
-            Effect::PeerOldest(_) | Effect::PeerRoles(_) | Effect::Points(_) | Effect::Notices(_) => {
+            Effect::PeerOldest(_) | Effect::Points(_) | Effect::Notices(_) => {
                 return Ok(None);
             }
         }))
@@ -375,7 +434,7 @@ impl Driver {
         Ok(Planned { copy, reason: JumpReason::Initial, onto_image: false, at, chain, set, disks })
     }
 
-    fn durable_head(&mut self) -> Result<(Moment, ChainValue)> {
+    pub(super) fn durable_head(&mut self) -> Result<(Moment, ChainValue)> {
         let head = self.group.head();
         self.group.sync()?;
         self.durable = head;
@@ -392,8 +451,16 @@ impl Driver {
 
     fn standing(&mut self) -> Standing {
         let (head, end) = self.group.standing();
-        if self.group.log.durable() >= end {
+        let durable = self.group.log.durable();
+        let target = self.group.gate() == Gate::Target;
+        if self.held {
+            // What became durable meanwhile waits.
+        } else if durable >= end {
             self.durable = head;
+        } else if !target && let Ok(at) = self.group.follow_chain(durable) {
+            // Writers that never pause: what their last sync covers.
+            // Not beyond what readers find.
+            self.durable = if at.moment.seq < head.seq { at.moment } else { head };
         }
         Standing { head, durable: self.durable, flushed: self.durable, lag_ns: 0 }
     }
@@ -427,80 +494,6 @@ impl Driver {
             cursor: self.cursor,
             backlog_age_ns: 0,
         })
-    }
-
-    /// What this site does and has decided, from the lines of its history.
-    fn roles(&self) -> Roles {
-        let table = self.group.table();
-        let writes = matches!(self.group.gate(), Gate::Open { .. });
-        let mut source = if writes { SourcePhase::Writer } else { SourcePhase::None };
-        let mut target = TargetState { phase: TargetPhase::Idle, ended: Default::default() };
-        let mut decision = None;
-        for (_, event) in self.group.events() {
-            match event {
-                Line::Handover { op, head, chain } => source = SourcePhase::Handed { op, head, chain },
-                Line::HandoverEnded { .. } => source = SourcePhase::Writer,
-                Line::Fence { epoch, .. } => {
-                    let op = table.row(epoch).map_or(Token::NONE, |r| r.op);
-                    source = SourcePhase::Fenced { op, epoch };
-                }
-                Line::Intent { op, operation: Operation::Planned | Operation::Failover, .. } => {
-                    target.phase = TargetPhase::Intent { op };
-                }
-                Line::Cancelled { op } if target.phase == (TargetPhase::Intent { op }) => {
-                    target.phase = TargetPhase::Idle;
-                    target.ended.insert(op);
-                }
-                Line::Epoch { row, own: true } if row.decided() => {
-                    target.phase = TargetPhase::Promoted { op: row.op, epoch: row.epoch };
-                    source = SourcePhase::Writer;
-                    decision = Some(row);
-                }
-                Line::Withdrawn { op, .. } => {
-                    target.phase = TargetPhase::Idle;
-                    target.ended.insert(op);
-                }
-                _ => {}
-            }
-        }
-        if self.group.gate() == Gate::Target {
-            source = SourcePhase::None;
-        }
-        Roles { source, target: target.says(), decision }
-    }
-
-    /// A step of planned failover, durable before it is told.
-    fn source_step(&mut self, step: SourceStep) -> Result<()> {
-        let group = self.group.clone();
-        let handed = group.events().into_iter().filter_map(|(_, e)| match e {
-            Line::Handover { op, .. } => Some(op),
-            _ => None,
-        });
-        let state = SourceState { phase: self.roles().source, handed: handed.collect() };
-        if !matches!(step, SourceStep::SourceAgain { .. }) {
-            group.freeze(Gate::Frozen);
-        }
-        let (head, chain) = self.durable_head()?;
-        if state.after(step, head, chain).is_none() {
-            if matches!(self.roles().source, SourcePhase::Writer) {
-                group.thaw();
-            }
-            return Ok(());
-        }
-        match step {
-            SourceStep::Handover { op } => group.record_line(Line::Handover { op, head, chain }),
-            SourceStep::Fence { epoch, .. } => {
-                let table = group.table();
-                let fork = table.row(epoch).and_then(|r| r.fork()).unwrap_or(head);
-                let common = table.norm(fork)?;
-                group.record_line(Line::Fence { epoch, head, common })
-            }
-            SourceStep::SourceAgain { op } => {
-                group.record_line(Line::HandoverEnded { op })?;
-                group.thaw();
-                Ok(())
-            }
-        }
     }
 }
 

@@ -17,6 +17,7 @@ mod operations;
 mod queue;
 mod read;
 mod receive;
+mod roles;
 mod round;
 mod ship;
 mod small_file;

@@ -123,7 +123,11 @@ impl Group {
         self.with_events(|events| {
             let mut stood = None;
             let mut lineage = 1;
+            let mut own = BTreeSet::new();
             for (_, event) in events {
+                if let Event::Epoch { row, own: true } = event {
+                    own.insert(row.epoch);
+                }
                 lineage += u64::from(match event {
                     Event::Epoch { row, own: true } => match row.kind {
                         RowKind::Failover | RowKind::Planned | RowKind::Change => true,
@@ -135,7 +139,9 @@ impl Group {
                         stood = Some(*head);
                         false
                     }
-                    Event::Withdrawn { .. } | Event::Target { .. } | Event::Jump(_) => true,
+                    // What the other site took back was never on this site's line.
+                    Event::Withdrawn { epoch, .. } => own.contains(epoch),
+                    Event::Target { .. } | Event::Jump(_) => true,
                     _ => false,
                 });
             }
@@ -152,6 +158,14 @@ impl Group {
             return Ok(None);
         }
         let gone = || Error::new(Kind::NotFound, format!("the record of {moment} is no longer held"));
+        // Where a jump leads there are no records: it was published when that moment was the newest.
+        let jumped = self.with_events(|events| {
+            let to = |e: &Event| matches!(e, Event::Jump(line) if line.to == moment);
+            events.iter().rev().find(|(_, e)| to(e)).map(|(time, _)| *time)
+        });
+        if jumped.is_some() {
+            return Ok(jumped);
+        }
         let stretch = {
             let mut core = self.core.lock();
             self.refresh_spans(&mut core);

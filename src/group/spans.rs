@@ -106,8 +106,16 @@ impl Spans {
         }
         intervals.reverse();
         intervals.retain(|i| i.from < i.to); // a first copy that published nothing but bases
-        if let Some(first) = intervals.first_mut() {
-            first.from = Pos(0); // so that a base that has nothing yet lies on every path
+        // A base that has nothing yet lies on every path. What another line has there before this one began (a
+        // decision at the very moment of a first copy, taken back) does not.
+        let other = |i: &Interval| self.0.iter().any(|s| s.log == i.log && s.from < s.to && s.from < i.from);
+        match intervals.first_mut() {
+            Some(first) if !other(first) => first.from = Pos(0),
+            Some(first) => {
+                let begin = Interval { log: first.log, from: Pos(0), to: Pos(1) };
+                intervals.insert(0, begin);
+            }
+            None => {}
         }
         Ok(Path::new(intervals))
     }

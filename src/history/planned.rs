@@ -317,7 +317,12 @@ fn own_epoch(row: &Row, source: &mut SourceState, target: &mut TargetState) {
                 target.phase = TargetPhase::Promoted { op, epoch: row.epoch };
             }
         }
-        RowKind::Force | RowKind::Resolve | RowKind::Rollback => source.phase = SourcePhase::Writer,
+        // A decision that the other side has to hear of, like any other.
+        RowKind::Force | RowKind::Resolve => {
+            source.phase = SourcePhase::Writer;
+            target.phase = TargetPhase::Promoted { op: row.op, epoch: row.epoch };
+        }
+        RowKind::Rollback => source.phase = SourcePhase::Writer,
     }
 }
 

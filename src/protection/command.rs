@@ -176,8 +176,6 @@ impl Verb {
                 | Self::ImportSeed
                 | Self::Join
                 | Self::Leave
-                | Self::Accept
-                | Self::Forget
                 | Self::ExportConfig
                 | Self::ImportConfig
         )

@@ -8,10 +8,10 @@
 mod ground;
 mod situation;
 
-pub use ground::{Done, Ground, Rest, known_of, refused};
+pub use ground::{Done, Ground, Rest, known_of, operation_of, refused};
 
 use crate::protection::admission::{Situation, admit};
-use crate::protection::control::{Action, Command, MomentRef, parse};
+use crate::protection::control::{Action, Command, MomentRef, Source, parse};
 use crate::protection::job::Job;
 use crate::protection::policy::edit;
 use crate::protection::preconditions::failing;
@@ -20,6 +20,7 @@ use crate::protection::{Refusal, Refused, Scope, Verb};
 use crate::site::events::Event;
 use crate::site::objects::{COMMAND_DAYS, CommandObject};
 use crate::site::points;
+use crate::site::replication::is_tended;
 use crate::site::{Site, Vm};
 use crate::vocab::Result as Outcomes;
 use std::sync::Arc;
@@ -204,19 +205,31 @@ impl Site {
         let target = situation.state.is_some_and(|state| state.is_target());
         let at = || moment.ok_or_else(|| Refusal::NoRecoveryPoint.plain());
         let done = match &command.action {
-            Action::Failover { planned: false, .. } => ground.failover(line, at()?, command.force),
-            Action::Change { .. } => ground.change(line, at()?),
-            Action::Rollback => ground.rollback(line),
+            Action::Failover { planned: false, source, moment: named, .. } => {
+                if *source == Some(Source::Leave) {
+                    return Err(Refusal::NotSupportedYet.with("verb", "failover source=leave"));
+                }
+                let newest = matches!(named, None | Some(MomentRef::Latest));
+                self.failover_of(vm, &ground, line, (at()?, newest), command.force)
+            }
+            Action::Change { .. } => {
+                let at = at()?;
+                self.still(vm, || ground.change(line, at))
+            }
+            Action::Rollback => self.still(vm, || ground.rollback(line)),
             Action::Commit { points } => ground.commit(line, *points),
             Action::Drop(what) => ground.drop_what(line, what),
             Action::RecoveryPoint { name, pin } => ground.point(name.clone(), *pin),
-            Action::Pause => ground.pause(true),
-            Action::Resume => ground.pause(false),
+            Action::Pause => self.still(vm, || ground.pause(true)),
+            Action::Resume => self.still(vm, || ground.pause(false)),
             Action::Scrub { .. } => ground.scrub(line, at()?),
             Action::Unprotect { delete } => {
                 let delete = delete.unwrap_or(ground.policy.delete_replica_on_unprotect);
-                let done = ground.unprotect(line, delete)?;
+                let done = self.still(vm, || ground.unprotect(line, delete))?;
                 if target && delete {
+                    if let Some(engine) = self.engine() {
+                        engine.drop_slot(vm.group_id());
+                    }
                     self.remove_vm(vm).map_err(refused)?;
                 }
                 Ok(done)
@@ -238,7 +251,14 @@ impl Site {
 
     /// The work of a job that its command leaves behind.
     fn go_on(&self, vm: &Arc<Vm>, job: &str, rest: Rest) {
-        let started = vm.group().and_then(|group| match rest {
+        if let Err(error) = self.begin_rest(vm, job, rest) {
+            tracing::error!(job, %error, "the job goes on at the next start");
+        }
+    }
+
+    pub(crate) fn begin_rest(&self, vm: &Arc<Vm>, job: &str, rest: Rest) -> Outcomes<()> {
+        vm.group().and_then(|group| match rest {
+            Rest::Start { at, newest, wanted, reason } => self.start_vm(vm, job, at, newest, wanted, reason),
             Rest::Free => {
                 let care = self.care_of(vm)?;
                 self.work(job, move |_| {
@@ -259,15 +279,13 @@ impl Site {
                 let moment = crate::protection::admission::moment_name(view.moment);
                 Ok(format!("blake3 {hash} over {bytes} bytes of {moment}, this site only"))
             }),
-        });
-        if let Err(error) = started {
-            tracing::error!(job, %error, "the job goes on at the next start");
-        }
+        })
     }
 
     /// Ends or goes on with the jobs that a restart interrupted. A job of a VM that is gone has nothing to do.
     pub(crate) fn resume_jobs(&self, interrupted: &[Job]) {
-        for job in interrupted {
+        // What waits for the peer goes on when the replication starts.
+        for job in interrupted.iter().filter(|job| !is_tended(job.kind)) {
             let Some(vm) = self.vm(&job.subject) else { continue };
             let resumed = vm.group().and_then(|group| {
                 let ground = Ground {

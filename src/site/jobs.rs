@@ -192,6 +192,13 @@ impl Jobs {
         self.state.lock().jobs.values().map(|e| e.stored.job.clone()).collect()
     }
 
+    /// Jobs that have not ended, of the kinds that are asked for, oldest first.
+    pub fn open_ones(&self, of: impl Fn(JobKind) -> bool) -> Vec<Job> {
+        let state = self.state.lock();
+        let jobs = state.jobs.values().map(|e| &e.stored.job);
+        jobs.filter(|job| !job.state.ended() && of(job.kind)).cloned().collect()
+    }
+
     /// The job that is in the way of another one that changes this group.
     pub fn at_work_on(&self, group: GroupId) -> Option<Job> {
         let state = self.state.lock();

@@ -8,12 +8,13 @@
 //! | book | peers and tokens, as the link asks for them |
 //! | events, lines | what was commanded and what happened; files of lines |
 //! | replication | the link, connections, groups that have a peer |
+//! | report | what status and health show |
 //! | requests | answers kept for requests that the kernel sends again |
 //! | facts | the state of a group, from its history |
 //! | commands | what control files take: judged, made durable, carried out |
 //! | points, policies | recovery points of a group, its policy |
 //! | jobs | job objects that survive a restart, and the threads that work on them |
-//! | hooks, domain | stopping and starting VMs; the domain XML for this site |
+//! | hooks, domain, start | stopping and starting VMs; the domain XML for this site |
 //! | names | which names are allowed |
 
 pub mod book;
@@ -32,9 +33,11 @@ pub mod objects;
 pub mod points;
 pub mod policies;
 pub mod replication;
+pub mod report;
 pub mod requests;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;
+pub mod start;
 pub mod store;
 mod upkeep;
 mod vm;

@@ -11,29 +11,40 @@
 //! | serve | one connection: session, routing, timers, queue |
 //! | join | the request for a standby, at both sites |
 //! | relation | what a group is to its peer, by its history |
+//! | operate, tend | commands that need the peer, and their jobs |
+//! | takeover | a failover between two sites that see each other |
+//! | ended | the end of a protection, told to the other site |
+//! | verdict | what a meeting found out, kept in the history |
 //! | side | a group's side of the exchange, as a connection drives it |
 //! | standby | the catalog's side of a VM that has a peer |
 //! | sessions, framing, status | session tokens; frames in frames; figures for status |
 
+mod ended;
 mod framing;
 mod join;
+mod operate;
 mod relation;
 mod serve;
 mod sessions;
 mod side;
 mod standby;
 mod status;
+mod takeover;
+mod tend;
+mod verdict;
 
 use crate::exchange::Settings;
 use crate::group::Group;
+use crate::history::Operation;
 use crate::link::{Connection, Invitation, Link, LinkSettings, Peer, PeerBook};
+use crate::protection::{Refusal, Refused};
 use crate::seam::Clock;
 use crate::site::book::SiteBook;
 use crate::site::events::Event;
 use crate::site::{Site, Vm};
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
@@ -41,13 +52,17 @@ use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub(crate) use operate::Operations;
 pub use relation::Relation;
 pub use side::{EngineSides, Side, Sides};
 pub use status::{GroupStatus, PeerStatus, SessionState};
+pub(crate) use tend::is_tended;
 
 /// Bytes in flight to a peer, all groups together; a group gets its share.
 const WINDOW_BYTES: u64 = 64 << 20;
 const GROUP_WINDOW_BYTES: (u64, u64) = (1 << 20, 16 << 20);
+/// How often jobs that wait for a peer are looked at.
+const TEND: Duration = Duration::from_millis(100);
 /// Longest range of a copy that is sent at once, bytes.
 const FILL_BYTES: u64 = 256 << 10;
 
@@ -108,14 +123,55 @@ struct GroupSlot {
     /// P3: what was asked, until the first copy is whole.
     joining: Mutex<Option<Token>>,
     running: Mutex<Running>,
+    asked: Mutex<Asked>,
+}
+
+impl GroupSlot {
+    /// Does something while the side stands still.
+    fn change<T>(&self, act: impl FnOnce(&mut Running) -> T) -> T {
+        act(&mut self.running.lock())
+    }
+
+    /// Why the peer refused an operation of this site: a name and a sentence.
+    fn declined(&self, op: Token) -> Option<(String, String)> {
+        self.asked.lock().declined.get(&op).cloned()
+    }
+}
+
+/// What the two sites asked each other for; of no meaning after a restart.
+#[derive(Default)]
+struct Asked {
+    /// What an operation of the peer is.
+    kinds: HashMap<Token, Operation>,
+    /// Operations of the peer for which the VM is being stopped.
+    stopping: HashSet<Token>,
+    /// Operations of this site that the peer refused.
+    declined: HashMap<Token, (String, String)>,
 }
 
 /// A side and what it asked for.
+#[derive(Default)]
 struct Running {
     /// None: the peer has not yet agreed to keep a standby.
     side: Option<Box<dyn Side>>,
     timer_ns: Option<u64>,
     verdict: Option<crate::exchange::Verdict>,
+    /// A command has changed what the group is: both sites meet anew.
+    renew: bool,
+    /// A command has changed an operation.
+    roles: bool,
+    /// The unplanned failover that the source has consented to.
+    may_decide: Option<Token>,
+    /// The answer to the peer's request for a handover.
+    permit: Option<(Token, Result<()>)>,
+    /// Bytes of the copy under way, at its begin.
+    copy_bytes: u64,
+    /// What was received was not what was sent, monotonic ns.
+    corruption_ns: Option<u64>,
+    /// The target went back below what it had acknowledged, monotonic ns.
+    target_rewound_ns: Option<u64>,
+    /// The group has no side here any more.
+    gone: bool,
 }
 
 /// What is known of a peer's connection.
@@ -141,6 +197,8 @@ pub struct Replication {
     groups: Mutex<HashMap<GroupId, Arc<GroupSlot>>>,
     /// One `protect` at a time.
     protecting: Mutex<()>,
+    /// Jobs whose last step was begun by this process.
+    starting: Mutex<HashSet<String>>,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -189,6 +247,7 @@ impl Replication {
             peers: Mutex::default(),
             groups: Mutex::default(),
             protecting: Mutex::default(),
+            starting: Mutex::default(),
             stop: AtomicBool::new(false),
             threads: Mutex::default(),
         });
@@ -210,8 +269,15 @@ impl Replication {
 
     /// Takes connections until the site ends.
     fn accept(self: Arc<Self>) {
+        let mut tended_ns = 0;
         while !self.is_stopped() {
-            let Some(connection) = self.link.next_connection(Duration::from_millis(100)) else { continue };
+            let connection = self.link.next_connection(TEND);
+            let now = self.now_ns();
+            if now.saturating_sub(tended_ns) >= TEND.as_nanos() as u64 {
+                tended_ns = now;
+                self.tend();
+            }
+            let Some(connection) = connection else { continue };
             let hub = Arc::clone(&self);
             let served: Arc<dyn Connection> = Arc::clone(&connection);
             if let Err(error) = self.spawn("peer", move || serve::serve(&hub, served)) {
@@ -291,6 +357,43 @@ impl Replication {
         self.book.clean(now)
     }
 
+    /// Ends the pairing with a site that no group uses.
+    ///
+    /// # Errors
+    /// Refused `peer-not-registered`, `peer-in-use`.
+    pub fn forget(&self, peer: &str) -> std::result::Result<(), Refused> {
+        let peer = self.peer_named(peer).map_err(crate::site::commands::refused)?;
+        let site = self.site().map_err(crate::site::commands::refused)?;
+        let users: Vec<String> =
+            site.vms().iter().filter(|vm| vm.peer() == Some(peer.store)).map(|vm| vm.name()).collect();
+        if !users.is_empty() {
+            return Err(Refusal::PeerInUse.with("groups", users.join(", ")).with("peer", &peer.name));
+        }
+        self.book.forget(peer.store).map_err(crate::site::commands::refused)?;
+        self.link.refresh();
+        self.tell(None, format!("{} is forgotten", peer.name));
+        Ok(())
+    }
+
+    /// The peer that a command means: the one named, or the only one.
+    fn peer_for(&self, name: Option<&str>) -> Result<String> {
+        if let Some(name) = name {
+            return self.peer_named(name).map(|p| p.name);
+        }
+        let peers = self.book.peers();
+        match &peers[..] {
+            [only] => Ok(only.name.clone()),
+            [] => Err(Error::refused("peer-not-registered", "this site is paired with none")
+                .advice("Pair with `pair create` there and `pair accept` here")),
+            _ => Err(Error::refused("peer-not-registered", "this site has several peers")
+                .advice("Say which: `to=`")),
+        }
+    }
+
+    fn peer_of(&self, store: StoreId) -> Option<Peer> {
+        self.book.peers().into_iter().find(|p| p.store == store)
+    }
+
     fn peer_named(&self, name: &str) -> Result<Peer> {
         let peers = self.book.peers();
         let known = peers.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
@@ -335,7 +438,8 @@ impl Replication {
                 group: Arc::clone(&group),
                 peer,
                 joining: Mutex::new(joining),
-                running: Mutex::new(Running { side: None, timer_ns: None, verdict: None }),
+                running: Mutex::default(),
+                asked: Mutex::default(),
             })
         };
         Ok(Arc::clone(self.groups.lock().entry(vm.group_id()).or_insert_with(fresh)))

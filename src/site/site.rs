@@ -10,8 +10,9 @@ use crate::site::events::{Event, Events};
 use crate::site::jobs::{JobHandle, Jobs, Workers};
 use crate::site::names::check_vm;
 use crate::site::objects::{GroupObject, VmObject};
-use crate::site::replication::{Replication as Engine, ReplicationOptions};
+use crate::site::replication::{Operations, Replication as Engine, ReplicationOptions};
 use crate::site::requests::Requests;
+use crate::site::start::Openings;
 use crate::site::store::{Moved, OpenFor, Store};
 use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
 use parking_lot::{Mutex, RwLock};
@@ -52,7 +53,10 @@ pub struct Site {
     workers: Mutex<Option<Workers>>,
     replication: OnceLock<Arc<dyn Replication>>,
     commanding: Mutex<()>,
+    pub(super) mount: OnceLock<PathBuf>,
+    pub(super) openings: OnceLock<Box<Openings>>,
     pub(super) replicating: Mutex<Option<Arc<Engine>>>,
+    pub(super) started_ns: u64,
     stop: AtomicBool,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -109,7 +113,9 @@ impl Site {
             }
             vms.insert(object.name, Arc::new(vm));
         }
+        let started_ns = clock.monotonic_ns();
         let site = Arc::new(Self {
+            started_ns,
             store,
             requests,
             events,
@@ -121,23 +127,28 @@ impl Site {
             jobs,
             replication: OnceLock::new(),
             commanding: Mutex::default(),
+            mount: OnceLock::new(),
+            openings: OnceLock::new(),
             replicating: Mutex::new(None),
             stop: AtomicBool::new(false),
             keeper: Mutex::new(None),
         });
         site.resume_jobs(&interrupted);
+        let _ = site.replication.set(Arc::new(Operations::new(&site)));
         let weak = Arc::downgrade(&site);
         let thread = std::thread::Builder::new()
             .name("upkeep".into())
             .spawn(move || {
                 let mut told = HashMap::new();
                 let mut cleaned_ns = None;
+                let mut looked_ns = 0;
                 while let Some(site) = weak.upgrade() {
                     if site.stop.load(Ordering::Acquire) {
                         return;
                     }
                     let more = site.keep_all(&mut told);
                     site.clean(&mut cleaned_ns);
+                    site.look(&mut looked_ns);
                     drop(site);
                     std::thread::sleep(Duration::from_millis(if more { 1 } else { 20 }));
                 }
@@ -234,13 +245,8 @@ impl Site {
     }
 
     /// Who carries out what needs a peer.
-    pub fn replication(&self) -> Option<&Arc<dyn Replication>> {
+    pub(crate) fn replication(&self) -> Option<&Arc<dyn Replication>> {
         self.replication.get()
-    }
-
-    /// Says who does. The first one stays.
-    pub fn set_replication(&self, replication: Arc<dyn Replication>) {
-        let _ = self.replication.set(replication);
     }
 
     /// Random numbers.

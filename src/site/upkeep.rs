@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering;
 const POINTS_NS: u64 = 5_000_000_000;
 /// What is kept for a time only is looked through so often, ns.
 const CLEAN_NS: u64 = 3_600_000_000_000;
+/// Health is looked at so often, ns.
+const LOOK_NS: u64 = 1_000_000_000;
 /// What nobody flushed is synced after so long in a group with a peer, ns.
 const PROTECTED_SYNC_NS: u64 = 100_000_000;
 
@@ -54,7 +56,7 @@ impl Site {
         let hours = held.policy.window_hours;
         let window = hours > 0 && (held.written || known.state() != State::Unprotected);
         let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
-        let Some(_) = vm.peer() else {
+        let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
             return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() });
         };
         // Nothing that the peer lacks may leave the log.
@@ -90,6 +92,20 @@ impl Site {
         for done in [self.jobs().clean(), self.clean_commands(), tokens] {
             if let Err(error) = done {
                 tracing::warn!(%error, "what is no longer needed can't be deleted");
+            }
+        }
+    }
+
+    /// Health of all VMs that are open.
+    pub(super) fn look(&self, looked_ns: &mut u64) {
+        let now = self.clock.monotonic_ns();
+        if now.saturating_sub(*looked_ns) < LOOK_NS {
+            return;
+        }
+        *looked_ns = now;
+        for vm in self.vms().into_iter().filter(|vm| vm.opened().is_some()) {
+            if let Err(error) = self.health_of(&vm) {
+                tracing::warn!(vm = %vm.name(), %error, "its health can't be looked at");
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The protected item: one entry of `disks/`, with its group.
 
 use crate::group::{Group, GroupParts, Upkeep};
+use crate::protection::health::Health;
 use crate::protection::policy::{Policy, SiteSettings};
 use crate::site::catalog::Catalog;
 use crate::site::commands::Ground;
@@ -27,6 +28,7 @@ pub struct Vm {
     pub(super) known: Mutex<Known>,
     pub(super) policy: Mutex<Option<Held>>,
     pub(super) pointed_ns: AtomicU64,
+    pub(super) health: Mutex<Health>,
 }
 
 /// A policy in memory, and whether somebody wrote it.
@@ -53,6 +55,7 @@ impl Vm {
             known: Mutex::default(),
             policy: Mutex::default(),
             pointed_ns: AtomicU64::new(0),
+            health: Mutex::default(),
         }
     }
 

@@ -6,6 +6,7 @@
 //!     the blocks of that other history (`group::content`, F2).
 //! H3. An opening of a past moment keeps that moment.
 
+use crate::site::start::Openings;
 use crate::tree::host::Numbers;
 use crate::tree::live::Live;
 use crate::tree::node::{KIND_OPEN, Node};
@@ -43,6 +44,9 @@ pub(super) struct Meaning {
     pub(super) epoch: EpochId,
     /// The file's own identity: `node` has none for the only file of a VM.
     pub(super) file: DiskId,
+    /// The name of a live file that was opened for writing.
+    #[serde(default)]
+    pub(super) writes: Option<String>,
 }
 
 impl Open {
@@ -70,18 +74,30 @@ pub(super) struct Handles {
     shards: [RwLock<HashMap<u64, Arc<Open>>>; SHARDS],
     /// How many openings of live files there are.
     counts: Mutex<HashMap<(VmId, DiskId), usize>>,
+    /// Live files that are open for writing, by handle.
+    writers: Arc<Mutex<HashMap<u64, (VmId, String)>>>,
 }
 
 impl Handles {
     /// Those of processes before this one count; they are made when they are used.
     pub(super) fn new(numbers: Arc<dyn Numbers>) -> Self {
-        let mut counts = HashMap::new();
-        for (_, meaning) in numbers.all(KIND_OPEN) {
-            if let Ok(Meaning { node: Node::Live(vm, _), file, .. }) = serde_json::from_slice(&meaning) {
+        let (mut counts, mut writers) = (HashMap::new(), HashMap::new());
+        for (handle, meaning) in numbers.all(KIND_OPEN) {
+            if let Ok(Meaning { node: Node::Live(vm, _), file, writes, .. }) =
+                serde_json::from_slice(&meaning)
+            {
                 *counts.entry((vm, file)).or_insert(0) += 1;
+                writers.extend(writes.map(|name| (handle, (vm, name))));
             }
         }
-        Self { numbers, shards: Default::default(), counts: Mutex::new(counts) }
+        let writers = Arc::new(Mutex::new(writers));
+        Self { numbers, shards: Default::default(), counts: Mutex::new(counts), writers }
+    }
+
+    /// Names a file of a VM that is open for writing.
+    pub(super) fn writers(&self) -> Box<Openings> {
+        let writers = Arc::clone(&self.writers);
+        Box::new(move |vm| writers.lock().values().find(|(of, _)| *of == vm).map(|(_, name)| name.clone()))
     }
 
     fn shard(&self, handle: u64) -> &RwLock<HashMap<u64, Arc<Open>>> {
@@ -94,6 +110,9 @@ impl Handles {
         self.numbers.put(KIND_OPEN, handle, &serde_json::to_vec(meaning).unwrap_or_default())?;
         if let Node::Live(vm, _) = meaning.node {
             *self.counts.lock().entry((vm, meaning.file)).or_insert(0) += 1;
+            if let Some(name) = &meaning.writes {
+                self.writers.lock().insert(handle, (vm, name.clone()));
+            }
         }
         self.shard(handle).write().insert(handle, Arc::new(open));
         Ok(handle)
@@ -117,6 +136,7 @@ impl Handles {
     pub(super) fn end(&self, handle: u64) -> Option<(VmId, DiskId)> {
         let meaning = self.meaning(handle).ok();
         self.shard(handle).write().remove(&handle);
+        self.writers.lock().remove(&handle);
         if let Err(error) = self.numbers.remove(KIND_OPEN, handle) {
             tracing::warn!(%error, "the mount's table keeps a handle that was closed");
         }

@@ -5,6 +5,7 @@ use crate::group::Group;
 use crate::seam::{Clock, Entropy, SystemEntropy};
 use crate::site::catalog::Catalog;
 use crate::site::requests::Requests;
+use crate::site::start::Openings;
 use crate::site::{Site, Vm};
 use crate::vocab::{Error, Kind, Result, VmId};
 use std::ffi::OsStr;
@@ -46,6 +47,8 @@ pub trait Host: Send + Sync {
     fn clock(&self) -> &Arc<dyn Clock>;
     /// Random numbers for new identities.
     fn entropy(&self) -> &dyn Entropy;
+    /// Says who knows which disks are open for writing.
+    fn set_openings(&self, _openings: Box<Openings>) {}
     /// The mount is gone, or another process takes over: everything to its place.
     fn close(&self) -> Result<()>;
 }
@@ -127,6 +130,9 @@ impl Host for Site {
     }
     fn entropy(&self) -> &dyn Entropy {
         &SystemEntropy
+    }
+    fn set_openings(&self, openings: Box<Openings>) {
+        self.set_openings(openings);
     }
     fn close(&self) -> Result<()> {
         self.close()

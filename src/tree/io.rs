@@ -3,7 +3,7 @@
 use crate::group::{Gate, Op, Reply};
 use crate::site::names::is_disk;
 use crate::tree::handles::{Meaning, Open, What};
-use crate::tree::live::Live;
+use crate::tree::live::{Live, join};
 use crate::tree::node::Node;
 use crate::tree::once::Once;
 use crate::tree::ops::{
@@ -40,12 +40,12 @@ impl Tree {
                     return Err(Errno::EISDIR);
                 }
                 if writes(flags) || flags & libc::O_TRUNC != 0 {
-                    live.refuse_target()?;
+                    live.refuse_opening()?;
                 }
                 if flags & libc::O_TRUNC != 0 {
                     self.resize(request, &live, None, 0)?;
                 }
-                self.open_live(&live)
+                self.open_live(&live, writes(flags))
             }
             node => {
                 if writes(flags) || flags & libc::O_TRUNC != 0 {
@@ -53,7 +53,7 @@ impl Tree {
                 }
                 let open = self.open_other(&node)?;
                 let past = matches!(node, Node::Past(..) | Node::PastRoot(..));
-                let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE };
+                let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None };
                 let handle = self.handles.add(&meaning, open).map_err(failed)?;
                 // A past moment never changes: its pages may stay.
                 Ok(Opened { handle, direct_io: !past, parallel_direct_writes: false, keep_cache: past })
@@ -61,9 +61,12 @@ impl Tree {
         }
     }
 
-    pub(super) fn open_live(&self, live: &Arc<Live>) -> Answer<Opened> {
+    pub(super) fn open_live(&self, live: &Arc<Live>, writes: bool) -> Answer<Opened> {
         let epoch = live.group.head().epoch;
-        let meaning = Meaning { node: live.node.clone(), epoch, file: live.file };
+        let name =
+            || live.named().map_or_else(|_| live.vm.name(), |named| join(&live.vm.name(), &named.path));
+        let writes = writes.then(name);
+        let meaning = Meaning { node: live.node.clone(), epoch, file: live.file, writes };
         let open = Open::new(What::Live(live.clone()), epoch);
         let handle = self.handles.add(&meaning, open).map_err(failed)?;
         Ok(Opened { handle, direct_io: true, parallel_direct_writes: true, keep_cache: false })

@@ -55,6 +55,15 @@ impl Live {
         self.group.names_now(|names| names.files.get(&self.disk).map(|f| f.size)).ok_or(Errno::ESTALE)
     }
 
+    /// Opening for writing is refused while nobody may write: the group is a target, fenced or frozen. Handles from
+    /// before get ENOSPC for their writes, so that QEMU pauses the VM.
+    pub(super) fn refuse_opening(&self) -> Answer<()> {
+        match self.group.gate() {
+            Gate::Target | Gate::Frozen => Err(Errno::EROFS),
+            Gate::Open { .. } | Gate::Stopped => Ok(()),
+        }
+    }
+
     /// Writing is refused from the opening on: the group is a target.
     pub(super) fn refuse_target(&self) -> Answer<()> {
         if self.group.gate() == Gate::Target { Err(Errno::EROFS) } else { Ok(()) }

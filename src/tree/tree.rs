@@ -68,11 +68,13 @@ impl Tree {
     pub fn new(host: Arc<dyn Host>, numbers: Arc<dyn Numbers>, notices: Arc<dyn Notices>) -> Result<Self> {
         let attributes = AttributeStore::open(host.catalog().storage().clone())?;
         let started = host.clock().wall_ns();
+        let handles = Handles::new(numbers.clone());
+        host.set_openings(handles.writers());
         let tree = Self {
             notices,
-            nodes: Nodes::new(numbers.clone()),
+            nodes: Nodes::new(numbers),
             attributes,
-            handles: Handles::new(numbers),
+            handles,
             live: RwLock::default(),
             moments: Mutex::default(),
             change: Mutex::default(),
@@ -304,7 +306,7 @@ impl Namespace for Tree {
         if flags & libc::O_TRUNC != 0 && live.size()? > 0 {
             self.truncate(&live)?;
         }
-        Ok((entry(self.live_attributes(&live)?), self.open_live(&live)?))
+        Ok((entry(self.live_attributes(&live)?), self.open_live(&live, true)?))
     }
 
     fn unlink(&self, request: &Request, parent: u64, name: &OsStr) -> Answer<()> {

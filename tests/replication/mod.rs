@@ -1,5 +1,6 @@
 //! Two sites in one process over loopback: pairing, sessions, standbys, faults of the link, restarts.
 
+mod operations;
 mod sessions;
 mod standby;
 
@@ -9,7 +10,7 @@ use standbyfs::group::{Change, Group};
 use standbyfs::site::replication::{PeerStatus, Replication, ReplicationOptions, SessionState, Sides};
 use standbyfs::site::store::Moved;
 use standbyfs::site::{Site, SiteOptions, Vm};
-use standbyfs::vocab::{DiskId, DiskOrdinal, Result, Token};
+use standbyfs::vocab::{DiskId, DiskOrdinal, Kind, Result, Token};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,10 +40,14 @@ impl Place {
     }
 
     fn open(&self) -> Open {
+        self.open_as(Moved::Unsaid)
+    }
+
+    fn open_as(&self, moved: Moved) -> Open {
         let options = SiteOptions {
             store: self.store(),
             journal: None,
-            moved: Moved::Unsaid,
+            moved,
             name: self.name.into(),
             index_memory: 16 << 20,
         };

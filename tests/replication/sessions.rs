@@ -67,6 +67,16 @@ impl Side for Greeter {
         Vec::new()
     }
 
+    fn roles_changed(&mut self, _: u64) -> Vec<Output> {
+        Vec::new()
+    }
+
+    fn hand_over(&mut self, _: u64, _: Token, _: Result<()>) -> Vec<Output> {
+        Vec::new()
+    }
+
+    fn hold(&mut self, _: bool) {}
+
     fn rpo(&self, _: u64) -> Rpo {
         Rpo::None
     }

@@ -5,13 +5,13 @@ use crate::support::proxy::Way;
 use standbyfs::exchange::Rpo;
 use standbyfs::group::{Gate, Op};
 use standbyfs::site::replication::{EngineSides, Relation};
-use standbyfs::vocab::{Kind, VmId};
+use standbyfs::vocab::VmId;
 
 const SIZE: u64 = 4 << 20;
 const BLOCK: usize = 8 << 10;
 
 /// A guest that writes and knows what its disk holds.
-struct Guest {
+pub(super) struct Guest {
     image: Vec<u8>,
     rng: fastrand::Rng,
 }
@@ -22,7 +22,7 @@ impl Guest {
     }
 
     /// Writes blocks; the last one is durable when this returns.
-    fn write(&mut self, vm: &Vm, blocks: usize) {
+    pub(super) fn write(&mut self, vm: &Vm, blocks: usize) {
         let group = group_of(vm);
         for number in 1..=blocks {
             let offset = self.rng.usize(..self.image.len() / BLOCK) * BLOCK;
@@ -36,7 +36,7 @@ impl Guest {
     }
 
     /// The standby has come to the source's moment, with these bytes.
-    fn compare(&self, at: &str, source: &Open, standby: &Open) {
+    pub(super) fn compare(&self, at: &str, source: &Open, standby: &Open) {
         let (a, b) = (group_of(&source.vm("web")), group_of(&standby.vm("web")));
         let until = Instant::now() + LONG;
         while a.head() != b.head() {
@@ -47,16 +47,28 @@ impl Guest {
             assert!(Instant::now() < until, "{at}: {} and {}\n{}", a.head(), b.head(), told());
             std::thread::sleep(Duration::from_millis(5));
         }
-        for (site, group) in [("source", &a), ("standby", &b)] {
-            let mut bytes = vec![0; SIZE as usize];
-            group.read_head(DISK, 0, &mut bytes).unwrap();
-            let wrong = bytes.iter().zip(&self.image).position(|(x, y)| x != y);
-            assert_eq!(wrong, None, "{at}: first wrong byte at the {site}");
-        }
+        self.same(source, at);
+        self.same(standby, at);
+    }
+
+    /// A site's head has these bytes.
+    pub(super) fn same(&self, open: &Open, at: &str) {
+        let mut bytes = vec![0; SIZE as usize];
+        group_of(&open.vm("web")).read_head(DISK, 0, &mut bytes).unwrap();
+        let wrong = bytes.iter().zip(&self.image).position(|(x, y)| x != y);
+        let site = open.site.store().settings().unwrap().name;
+        assert_eq!(wrong, None, "{at}: first wrong byte at {site}");
+    }
+
+    /// Of a disk as it is.
+    pub(super) fn of(open: &Open) -> Self {
+        let mut guest = Self::new();
+        group_of(&open.vm("web")).read_head(DISK, 0, &mut guest.image).unwrap();
+        guest
     }
 }
 
-fn protected() -> (Pair, Open, Open, Guest, VmId) {
+pub(super) fn protected() -> (Pair, Open, Open, Guest, VmId) {
     let (pair, a, b) = paired((Arc::new(EngineSides), Arc::new(EngineSides)));
     let vm = a.vm_with_disk("web", SIZE);
     let mut guest = Guest::new();
@@ -66,7 +78,7 @@ fn protected() -> (Pair, Open, Open, Guest, VmId) {
     (pair, a, b, guest, vm.id())
 }
 
-fn relation(open: &Open) -> Option<Relation> {
+pub(super) fn relation(open: &Open) -> Option<Relation> {
     open.replication.group(open.vm("web").group_id()).map(|g| g.relation)
 }
 

@@ -36,6 +36,9 @@ pub struct MountArgs {
     /// The name of a new site, shown at peers; by default the machine's.
     #[arg(long)]
     pub name: Option<String>,
+    /// Listen for peers here, from now on; without a port on 8084. `pair create` listens on all addresses.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
     /// Where messages go; by default to standard error, in the background nowhere.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

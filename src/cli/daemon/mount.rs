@@ -2,11 +2,14 @@
 
 use super::args::MountArgs;
 use crate::fuse::{MountOptions, run};
+use crate::link::{DEFAULT_PORT, Peer};
 use crate::site::store::Moved;
 use crate::site::{Site, SiteOptions};
-use crate::vocab::{Error, Result};
+use crate::vocab::{Error, Kind, Result};
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 const INDEX_MEMORY: usize = 256 << 20;
@@ -32,7 +35,46 @@ pub fn mount(args: &MountArgs) -> Result<()> {
     options.background = !args.foreground;
     options.allow_other = !args.private;
     options.log.clone_from(&args.log);
-    run(&options, |context| context.tree(Site::open(&site, context.mount_id)?))
+    let listen = args.listen.as_deref().map(address).transpose()?;
+    run(&options, |context| {
+        let site = Site::open(&site, context.mount_id)?;
+        let mount = std::path::absolute(&args.mount).unwrap_or_else(|_| args.mount.clone());
+        site.set_mount(mount);
+        begin_replication(&site, listen)?;
+        context.tree(site)
+    })
+}
+
+/// Nothing listens and nothing dials before a person says so: by `--listen`, by a pairing.
+fn begin_replication(site: &Arc<Site>, listen: Option<SocketAddr>) -> Result<()> {
+    let mut settings = site.store().settings()?;
+    if let Some(address) = listen.map(|a| a.to_string())
+        && settings.listen.as_ref() != Some(&address)
+    {
+        settings.listen = Some(address);
+        site.store().set_settings(&settings)?;
+    }
+    let (peers, _) = site.store().catalog().list::<Peer>()?;
+    if settings.listen.is_none() && peers.is_empty() {
+        return Ok(());
+    }
+    // A VM must come up without its standby: that nobody can be reached is told by health.
+    if let Err(error) = site.replicate() {
+        tracing::error!("replication doesn't run: {error}");
+        if listen.is_some() {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// An address to listen on, with or without a port.
+fn address(text: &str) -> Result<SocketAddr> {
+    let at = |ip: IpAddr| SocketAddr::new(ip, DEFAULT_PORT);
+    text.parse::<SocketAddr>().or_else(|_| text.parse::<IpAddr>().map(at)).map_err(|_| {
+        Error::new(Kind::Invalid, format!("`{text}` is no address to listen on"))
+            .advice("Give an address, with or without a port: 0.0.0.0:8084, or [::]:8084")
+    })
 }
 
 fn messages(log: Option<&Path>) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::site::catalog::Catalog;
 use crate::site::facts::{Known, LeftOver, left_over};
 use crate::site::jobs::Jobs;
 use crate::site::points;
-use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
+use crate::vocab::{EpochId, Error, GroupId, Kind, Moment, Result, StoreId, Token};
 use std::sync::Arc;
 
 /// Everything that a command on a group needs.
@@ -54,6 +54,17 @@ pub enum Rest {
     Free,
     /// Hashes a moment.
     Scrub(Moment),
+    /// Starts the VM, which was taken over.
+    Start {
+        /// The moment of its disks.
+        at: Moment,
+        /// Nothing is known to lie behind that moment.
+        newest: bool,
+        /// A person wants it started.
+        wanted: bool,
+        /// What it was taken over by.
+        reason: &'static str,
+    },
 }
 
 impl Ground<'_> {
@@ -63,11 +74,7 @@ impl Ground<'_> {
     }
 
     fn op(&self, job: &str) -> Token {
-        let mut hasher = blake3::Hasher::new_derive_key("standbyfs operation of a job v1");
-        hasher.update(&self.store.0).update(&self.group.id().0).update(job.as_bytes());
-        let mut op = [0; 16];
-        op.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        Token(op)
+        operation_of(self.store, self.group.id(), job)
     }
 
     /// Finishes what a crash left half done and sets who may write: before the group is served (C2).
@@ -104,7 +111,7 @@ impl Ground<'_> {
                 if let Some(fork) = row.fork() {
                     self.latest_point(&job.command, op, fork)?;
                 }
-                self.end(id, "taken over; a restart came in between")?;
+                self.end(id, "taken over, vm-not-started; a restart came in between")?;
             }
             Some(Event::Committed { points, epoch, .. }) => {
                 self.drop_points(points, epoch)?;
@@ -163,24 +170,65 @@ impl Ground<'_> {
 
     /// Takes over at a moment that is held.
     pub fn failover(&self, line: &str, moment: Moment, force: bool) -> std::result::Result<Done, Refused> {
-        self.job(JobKind::Failover, line, None, |op| {
+        self.taking_over(line, force, None, |op, kind, overrules| self.decide(op, kind, moment, overrules))
+    }
+
+    /// Takes over at the moment that `decide` says, which decides. The VM's start is left to the job.
+    pub(crate) fn failover_by(
+        &self,
+        line: &str,
+        force: bool,
+        newest: bool,
+        decide: impl FnOnce(Token, RowKind, Option<EpochId>) -> Result<Moment>,
+    ) -> std::result::Result<Done, Refused> {
+        let wanted = !line.split_whitespace().any(|word| word == "start=no");
+        let rest = |at| Rest::Start { at, newest, wanted, reason: "failover" };
+        let mut done = self.taking_over(line, force, Some(rest(Moment::default())), decide)?;
+        let fork = self.group.table().row(self.group.head().epoch).and_then(|row| row.fork());
+        done.rest = Some(rest(fork.unwrap_or_default()));
+        Ok(done)
+    }
+
+    fn taking_over(
+        &self,
+        line: &str,
+        force: bool,
+        rest: Option<Rest>,
+        decide: impl FnOnce(Token, RowKind, Option<EpochId>) -> Result<Moment>,
+    ) -> std::result::Result<Done, Refused> {
+        self.job(JobKind::Failover, line, rest, |op| {
             let known = self.known();
             let stopped = matches!(known.state(), State::HandingOver | State::Fenced | State::Rewound);
             let kind = if force && stopped { RowKind::Force } else { RowKind::Failover };
-            let intent =
-                Event::Intent { op, operation: Operation::Failover, moment: Some(moment), peer: known.peer };
-            self.group.note(intent)?;
             let overrules = known.fenced_by.filter(|_| kind == RowKind::Force);
-            if let Err(error) = self.group.decide(moment, kind, op, overrules) {
-                // If the row may be in the journal, the next opening finds out.
-                if !self.group.table().rows().any(|row| row.op == op) {
-                    self.group.note(Event::Cancelled { op })?;
-                }
-                return Err(error);
+            let moment = decide(op, kind, overrules)?;
+            // Decided is decided: that it can't be named as a point is no reason to refuse.
+            if let Err(error) = self.latest_point(line, op, moment) {
+                tracing::warn!(vm = self.subject, %error, "the moment of the failover is no recovery point");
             }
-            self.latest_point(line, op, moment)?;
             Ok(format!("disks-writable at {moment}, vm-not-started"))
         })
+    }
+
+    /// The intent and the decision, by this site alone.
+    pub(crate) fn decide(
+        &self,
+        op: Token,
+        kind: RowKind,
+        moment: Moment,
+        overrules: Option<EpochId>,
+    ) -> Result<Moment> {
+        let peer = self.known().peer;
+        let intent = Event::Intent { op, operation: Operation::Failover, moment: Some(moment), peer };
+        self.group.note(intent)?;
+        if let Err(error) = self.group.decide(moment, kind, op, overrules) {
+            // If the row may be in the journal, the next opening finds out.
+            if !self.group.table().rows().any(|row| row.op == op) {
+                self.group.note(Event::Cancelled { op })?;
+            }
+            return Err(error);
+        }
+        Ok(moment)
     }
 
     /// The moment that `latest` stood for becomes a point, so that it can be chosen again until commit.
@@ -339,6 +387,15 @@ impl Ground<'_> {
     }
 }
 
+/// C3.
+pub fn operation_of(store: StoreId, group: GroupId, job: &str) -> Token {
+    let mut hasher = blake3::Hasher::new_derive_key("standbyfs operation of a job v1");
+    hasher.update(&store.0).update(&group.0).update(job.as_bytes());
+    let mut op = [0; 16];
+    op.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    Token(op)
+}
+
 /// Whether this line is the decision of that operation.
 fn decides(event: &Event, op: Token) -> bool {
     match event {
@@ -361,6 +418,7 @@ pub fn refused(error: Error) -> Refused {
     match error.name().and_then(|name| name.parse::<Refusal>().ok()) {
         Some(refusal) => refusal.with("why", format!(": {error}")).with("job", error.to_string()),
         None if error.kind() == Kind::NotFound => Refusal::PointNotFound.with("moment", error),
+        None if error.kind() == Kind::Unreachable => Refusal::PeerUnreachable.plain(),
         None if error.kind() == Kind::NoSpace => Refusal::NoSpace.plain(),
         None => Refusal::NotDurable.with("why", format!(": {error}")),
     }

@@ -2,7 +2,7 @@
 
 use crate::link::Peer;
 use crate::protection::admission::{Allowed, Situation, allowed};
-use crate::protection::{Scope, Verb};
+use crate::protection::{Scope, State, Verb};
 use crate::site::facts::Known;
 use crate::site::{Site, Vm};
 use crate::vocab::Result;
@@ -37,7 +37,10 @@ impl Site {
             peer,
             ..Situation::default()
         };
-        situation.facts.writer = writer;
+        situation.facts.writer = writer.or_else(|| self.writer_of(vm.id()));
+        if situation.state != Some(State::Unprotected) && !self.engine().is_some_and(|e| e.is_linked(vm)) {
+            situation.facts.unreachable = situation.peer.clone();
+        }
         situation.facts.test = known.test;
         situation.facts.migrated = known.facts.migrated;
         Ok(situation)

@@ -11,7 +11,7 @@ use crate::format::AddPayload;
 use crate::group::{Group, GroupParts};
 use crate::history::{DiskSize, Event, Operation};
 use crate::link::Peer;
-use crate::protection::Refusal;
+use crate::protection::{Refusal, State};
 use crate::site::Vm;
 use crate::site::names::{check_vm, is_disk};
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token};
@@ -52,44 +52,83 @@ pub(super) fn request(slot: &GroupSlot, op: Token, as_name: Option<&str>) -> Joi
     })
 }
 
-/// Ends an intent without its effect. False: it has had its effect meanwhile.
-pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token) -> Result<bool> {
+/// Ends an intent without its effect. False: it has had its effect meanwhile. `perhaps`: the peer may have made a
+/// standby; it is told to delete it.
+pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token, perhaps: bool) -> Result<bool> {
     let mut joining = slot.joining.lock();
     if *joining != Some(op) {
         return Ok(false);
     }
     slot.group.record_line(Event::Cancelled { op })?;
     *joining = None;
-    slot.running.lock().side = None;
-    hub.groups.lock().remove(&slot.group.id());
+    if perhaps {
+        slot.group.record_line(Event::Unprotected { op, peer: slot.peer, delete: true })?;
+        slot.running.lock().renew = true;
+        return Ok(true);
+    }
+    hub.drop_slot(slot.group.id());
     hub.site()?.set_peer(&slot.vm, None)?;
     Ok(true)
 }
 
 impl Replication {
-    /// Asks a peer to keep a standby of this VM, and waits for its answer; the first copy goes on by itself.
-    /// `as_name`: the VM's name there. Returns the operation.
+    /// Whether a standby of this VM can be asked for.
     ///
     /// # Errors
-    /// Refused `peer-not-registered`, `already-protected`, `no-disk`, `peer-unreachable`; what the peer refuses:
-    /// `name-taken`, `duplicate-disk`, `no-space`, `peer-refused`.
-    pub fn protect(&self, vm: &Arc<Vm>, peer: &str, as_name: Option<&str>) -> Result<Token> {
-        let _one = self.protecting.lock();
+    /// Refused `peer-not-registered`, `already-protected`, `no-disk`, `peer-unreachable`.
+    pub(super) fn may_protect(&self, vm: &Arc<Vm>, peer: &str, as_name: Option<&str>) -> Result<()> {
         let peer = self.peer_named(peer)?;
-        let name = as_name.map_or_else(|| vm.name(), str::to_owned);
-        check_vm(&name)?;
-        if vm.peer().is_some() {
+        check_vm(as_name.unwrap_or(&vm.name()))?;
+        let group = vm.group()?;
+        let stands = match vm.peer() {
+            None => false,
+            Some(old) => match Relation::of_group(&group, old) {
+                Relation::None => false,
+                // The one to be asked is told, in one breath, that it goes on.
+                Relation::Ended { .. } if old == peer.store => false,
+                _ => true,
+            },
+        };
+        if stands {
             return Err(Error::refused("already-protected", format!("{} has a target", vm.name()))
                 .advice("To change the target, `unprotect` first"));
         }
-        let group = vm.group()?;
         if !vm.single() && !group.names_now(|n| n.files.values().any(|f| is_disk(&f.path))) {
             return Err(Error::refused("no-disk", format!("{} has no disk image", vm.name()))
                 .advice("Create or import one first"));
         }
+        if self.peer(peer.store).commands.lock().is_none() {
+            return Err(unreachable(&peer));
+        }
+        Ok(())
+    }
+
+    /// Asks a peer to keep a standby of this VM, and waits for its answer; the first copy goes on by itself.
+    /// `as_name`: the VM's name there. Returns the operation.
+    ///
+    /// # Errors
+    /// Those of `may_protect`; what the peer refuses: `name-taken`, `duplicate-disk`, `no-space`, `peer-refused`.
+    pub fn protect(&self, vm: &Arc<Vm>, peer: &str, as_name: Option<&str>) -> Result<Token> {
+        let op = Token(self.site()?.entropy().random_128());
+        self.protect_as(vm, peer, as_name, op).map(|()| op)
+    }
+
+    /// As [`Self::protect`], for this operation.
+    pub(super) fn protect_as(
+        &self,
+        vm: &Arc<Vm>,
+        peer: &str,
+        as_name: Option<&str>,
+        op: Token,
+    ) -> Result<()> {
+        let _one = self.protecting.lock();
+        self.may_protect(vm, peer, as_name)?;
+        let peer = self.peer_named(peer)?;
+        let name = as_name.map_or_else(|| vm.name(), str::to_owned);
+        let group = vm.group()?;
         let commands = self.peer(peer.store).commands.lock().clone().ok_or_else(|| unreachable(&peer))?;
         let site = self.site()?;
-        let op = Token(site.entropy().random_128());
+        self.drop_slot(vm.group_id());
         let intent =
             Event::Intent { op, operation: Operation::Initial, moment: None, peer: Some(peer.store) };
         group.record_line(intent)?;
@@ -102,15 +141,15 @@ impl Replication {
         match heard {
             Some(Answered::Joined) => {
                 self.tell(Some(&vm.name()), format!("{} keeps a standby, `{name}`", peer.name));
-                Ok(op)
+                Ok(())
             }
             Some(Answered::Declined { name, text }) => {
-                give_up(self, &slot, op)?;
+                give_up(self, &slot, op, false)?;
                 let name = name.parse::<Refusal>().map_or("peer-refused", Refusal::name);
                 Err(Error::refused("peer-refused", text).named(name))
             }
-            None if give_up(self, &slot, op)? => Err(unreachable(&peer)),
-            None => Ok(op),
+            None if give_up(self, &slot, op, true)? => Err(unreachable(&peer)),
+            None => Ok(()),
         }
     }
 }
@@ -139,10 +178,17 @@ pub(super) fn admit(hub: &Replication, peer: &Peer, group: GroupId, join: &Join)
     let known = site.vms().into_iter().find(|vm| vm.group_id() == group || vm.id() == first.vm);
     let vm = match known {
         Some(vm) if vm.group_id() == group && vm.peer() == Some(peer.store) => {
-            if Relation::of_group(&*vm.group()?, peer.store) != Relation::Target {
-                return Err(Error::refused("already-protected", format!("{} is active here", vm.name())));
+            match Relation::of_group(&*vm.group()?, peer.store) {
+                Relation::Target => vm,
+                _ if vm.known()?.state() == State::Orphaned => {
+                    let text = format!("an earlier copy, {}, stands alone here", vm.name());
+                    return Err(Error::refused("duplicate-disk", text)
+                        .advice("Delete it there: `unprotect delete force`"));
+                }
+                _ => {
+                    return Err(Error::refused("already-protected", format!("{} is active here", vm.name())));
+                }
             }
-            vm
         }
         Some(vm) => {
             let text = format!("{} is here already, not as a standby of {}", vm.name(), peer.name);

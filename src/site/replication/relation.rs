@@ -21,6 +21,13 @@ pub enum Relation {
     Source,
     /// This site keeps the standby.
     Target,
+    /// The protection ended here, and the peer hasn't heard of it.
+    Ended {
+        /// The command.
+        op: Token,
+        /// Whether the peer's copy shall go.
+        delete: bool,
+    },
 }
 
 impl Relation {
@@ -35,9 +42,13 @@ impl Relation {
                 Event::Cancelled { op } if now == (Self::Joining { op: *op }) => now = Self::None,
                 Event::Protected { peer, .. } if *peer == with => now = Self::Source,
                 Event::Target { source, .. } if *source == with => now = Self::Target,
-                Event::Unprotected { peer, .. } | Event::Orphaned { peer, .. } if *peer == with => {
+                Event::Unprotected { op, peer, delete } if *peer == with => {
+                    now = Self::Ended { op: *op, delete: *delete };
+                }
+                Event::UnprotectHeard { op } if matches!(now, Self::Ended { op: o, .. } if o == *op) => {
                     now = Self::None;
                 }
+                Event::Orphaned { peer, .. } if *peer == with => now = Self::None,
                 Event::Migrated { .. } => now = Self::None,
                 _ => {}
             }
@@ -70,6 +81,8 @@ mod tests {
         let cancelled = |op: u8| Event::Cancelled { op: Token([op; 16]) };
         let target = Event::Target { op: Token([1; 16]), source: PEER, seed: None };
         let gone = Event::Unprotected { op: Token([4; 16]), peer: PEER, delete: false };
+        let ended = Relation::Ended { op: Token([4; 16]), delete: false };
+        let heard = |op: u8| Event::UnprotectHeard { op: Token([op; 16]) };
         let migrated = Event::Migrated { op: Token([4; 16]) };
         for (lines, is) in [
             (vec![], Relation::None),
@@ -81,7 +94,10 @@ mod tests {
             (vec![intent(1, PEER), protected(OTHER)], joining(1)),
             (vec![intent(1, PEER), protected(PEER)], Relation::Source),
             (vec![intent(1, PEER), protected(PEER), cancelled(1)], Relation::Source),
-            (vec![intent(1, PEER), protected(PEER), gone], Relation::None),
+            (vec![intent(1, PEER), protected(PEER), gone.clone()], ended),
+            (vec![intent(1, PEER), protected(PEER), gone.clone(), heard(5)], ended),
+            (vec![intent(1, PEER), protected(PEER), gone.clone(), heard(4)], Relation::None),
+            (vec![protected(PEER), gone, intent(2, PEER)], joining(2)),
             (vec![protected(PEER), migrated], Relation::None),
             (vec![target], Relation::Target),
         ] {

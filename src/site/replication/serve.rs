@@ -7,12 +7,17 @@
 //!     are dealt with here. After the answer both sides of the group begin anew: what one of them said before the
 //!     other existed was heard by nobody.
 
-use super::{Command, GroupSlot, PeerSlot, Relation, Replication, SessionState, framing, join, sessions};
+mod groups;
+
+use super::{
+    Command, GroupSlot, PeerSlot, Relation, Replication, SessionState, ended, framing, join, sessions,
+    verdict,
+};
 use crate::exchange::{
     About, Control, Frame, LocalSite, Report, Session, SessionEffect, SessionEvent, Verdict,
 };
 use crate::group::Output;
-use crate::history::{Event, Outcome};
+use crate::history::Event;
 use crate::link::Connection;
 use crate::site::replication::side::Side;
 use crate::vocab::{Error, GroupId, Kind, Result, Token};
@@ -263,6 +268,11 @@ impl<'a> Talk<'a> {
     fn begin_group(&mut self, slot: &Arc<GroupSlot>, count: usize) -> Result<()> {
         match Relation::of_group(&slot.group, self.peer.store) {
             Relation::None => {}
+            Relation::Ended { op, delete } => {
+                slot.running.lock().side = None;
+                self.groups.insert(slot.group.id(), Arc::clone(slot));
+                self.say(&ended::notice(slot, op, delete, self.hub.store))?;
+            }
             Relation::Joining { op } => {
                 let join = join::request(slot, op, None);
                 self.say(&Frame::about(slot.group.id(), About::Join(Box::new(join))))?;
@@ -281,8 +291,11 @@ impl<'a> Talk<'a> {
     fn begin_side(&mut self, slot: &Arc<GroupSlot>) -> Result<()> {
         self.asked.remove(&slot.group.id());
         self.groups.insert(slot.group.id(), Arc::clone(slot));
+        self.say_intent(slot)?;
+        let paused = slot.vm.known()?.flags.paused;
         self.step(slot, |side, now| {
             let _ = side.disconnected(now);
+            side.hold(paused);
             side.connected(now)
         })
     }
@@ -308,75 +321,16 @@ impl<'a> Talk<'a> {
                 About::Declined { op, name, text } => {
                     return Ok(self.declined(group, *op, name, text)?);
                 }
+                About::Notices { notices } => return Ok(self.noticed(group, notices.clone())?),
                 _ => {}
             }
         }
         let known = self.groups.get(&group).filter(|_| !self.asked.contains(&group)).cloned();
         let Some(slot) = known else {
             tracing::debug!(%group, "a frame about a group that this site doesn't share");
-            return Ok(());
+            return Ok(self.unknown(group, &frame)?);
         };
         Ok(self.step(&slot, |side, now| side.received(now, frame))?)
-    }
-
-    /// The peer asks for a standby here.
-    fn asked(&mut self, group: GroupId, join: &crate::exchange::Join) -> Result<()> {
-        let op = join.op;
-        let slot = match join::admit(self.hub, &self.peer, group, join) {
-            Ok(slot) => slot,
-            Err(error) => {
-                self.hub.tell(Some(&join.name), format!("{} was refused a standby: {error}", self.peer.name));
-                let name = error.name().unwrap_or(match error.kind() {
-                    Kind::NoSpace => "no-space",
-                    Kind::Invalid => "invalid",
-                    _ => "peer-refused",
-                });
-                let text = error.to_string();
-                let declined = About::Declined { op, name: name.into(), text };
-                return self.say(&Frame::about(group, declined));
-            }
-        };
-        self.say(&Frame::about(group, About::Joined { op }))?;
-        self.hub.start_side(&slot, self.groups.len() + 1);
-        self.begin_side(&slot)
-    }
-
-    /// V2.
-    fn joined(&mut self, group: GroupId, op: Token) -> Result<()> {
-        let Some(slot) = self.groups.get(&group).cloned() else { return Ok(()) };
-        {
-            // Held, so that a command that gives up meanwhile finds the side and ends it.
-            let joining = slot.joining.lock();
-            if *joining != Some(op) {
-                return Ok(());
-            }
-            self.hub.start_side(&slot, self.groups.len());
-        }
-        self.begin_side(&slot)?;
-        if let Some(answer) = self.answers.remove(&op) {
-            let _ = answer.send(join::Answered::Joined);
-        }
-        Ok(())
-    }
-
-    fn declined(&mut self, group: GroupId, op: Token, name: &str, text: &str) -> Result<()> {
-        let Some(slot) = self.groups.get(&group).cloned() else { return Ok(()) };
-        if *slot.joining.lock() != Some(op) {
-            return Ok(());
-        }
-        // The command that waits undoes its intent itself.
-        self.groups.remove(&group);
-        match self.answers.remove(&op) {
-            Some(answer) => {
-                let _ =
-                    answer.send(join::Answered::Declined { name: name.to_owned(), text: text.to_owned() });
-            }
-            None => {
-                self.hub.tell(Some(&slot.vm.name()), format!("no standby at {}: {text}", self.peer.name));
-                join::give_up(self.hub, &slot, op).map(|_| ())?;
-            }
-        }
-        Ok(())
     }
 
     fn command(&mut self, command: Command) -> Result<()> {
@@ -403,6 +357,10 @@ impl<'a> Talk<'a> {
         let begun = |group: &GroupId| !self.asked.contains(group);
         let slots: Vec<_> =
             self.groups.iter().filter(|(group, _)| begun(group)).map(|(_, s)| Arc::clone(s)).collect();
+        let all: Vec<_> = self.groups.values().cloned().collect();
+        for slot in &all {
+            self.changed(slot)?;
+        }
         for slot in slots {
             let due = {
                 let mut running = slot.running.lock();
@@ -453,7 +411,9 @@ impl<'a> Talk<'a> {
             match output {
                 Output::Send(frame) => self.say(&frame)?,
                 Output::Timer(at) => slot.running.lock().timer_ns = Some(at),
-                Output::Met(verdict) => self.met(slot, *verdict),
+                Output::Met(verdict) => self.met(slot, *verdict)?,
+                Output::HandOver(op) => self.hub.hand_over(slot, op),
+                Output::MayDecide(op) => slot.running.lock().may_decide = Some(op),
                 Output::Report(report) => self.report(slot, &report),
                 Output::Scrub(scrub) => {
                     let text = "this version doesn't hash ranges for a peer".to_owned();
@@ -474,15 +434,8 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    fn met(&self, slot: &GroupSlot, verdict: Verdict) {
-        let said = match &verdict {
-            Verdict::Unrelated => Some("the peer has another history under this group's id"),
-            Verdict::Decided(Outcome::Conflict(_), _) => {
-                Some("the two sites can't go on without a decision by a person")
-            }
-            Verdict::Decided(Outcome::Yield { .. }, _) => Some("one site yields to the other's decision"),
-            _ => None,
-        };
+    fn met(&self, slot: &GroupSlot, verdict: Verdict) -> Result<()> {
+        let said = verdict::keep(slot, self.hub.store, &verdict)?;
         let mut running = slot.running.lock();
         if running.verdict.as_ref() != Some(&verdict) {
             if let Some(text) = said {
@@ -490,9 +443,20 @@ impl<'a> Talk<'a> {
             }
             running.verdict = Some(verdict);
         }
+        Ok(())
     }
 
     fn report(&self, slot: &GroupSlot, report: &Report) {
+        {
+            let mut running = slot.running.lock();
+            match report {
+                Report::Corruption(_) => running.corruption_ns = Some(self.hub.now_ns()),
+                Report::TargetRewound { .. } => running.target_rewound_ns = Some(self.hub.now_ns()),
+                Report::CopyBegun { bytes, .. } => running.copy_bytes = *bytes,
+                Report::CopyResumed { bytes } => running.copy_bytes = running.copy_bytes.max(*bytes),
+                _ => {}
+            }
+        }
         let text = match report {
             Report::Corruption(text) => format!("corruption: {text}"),
             Report::TargetRewound { acknowledged, head } => {

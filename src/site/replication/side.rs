@@ -2,7 +2,7 @@
 
 use crate::exchange::{Frame, Rpo, Settings};
 use crate::group::{Driver, DriverState, Group, GroupParts, Output};
-use crate::vocab::{GroupId, Result, StoreId};
+use crate::vocab::{GroupId, Result, StoreId, Token};
 use std::sync::Arc;
 
 /// A group's side. One caller at a time; calls may wait for storage. Times are monotonic ns.
@@ -17,6 +17,12 @@ pub trait Side: Send {
     fn timer(&mut self, now_ns: u64) -> Vec<Output>;
     /// Ships what has become durable since. To be called every few ms.
     fn progress(&mut self, now_ns: u64) -> Vec<Output>;
+    /// A line of the history has changed an operation.
+    fn roles_changed(&mut self, now_ns: u64) -> Vec<Output>;
+    /// Answer to [`Output::HandOver`].
+    fn hand_over(&mut self, now_ns: u64, op: Token, stopped: Result<()>) -> Vec<Output>;
+    /// While it is held nothing new is shipped.
+    fn hold(&mut self, held: bool);
     /// How much would be lost now.
     fn rpo(&self, now_ns: u64) -> Rpo;
     /// For status and upkeep.
@@ -64,6 +70,18 @@ impl Side for Driver {
 
     fn progress(&mut self, now_ns: u64) -> Vec<Output> {
         self.progress(now_ns)
+    }
+
+    fn roles_changed(&mut self, now_ns: u64) -> Vec<Output> {
+        self.roles_changed(now_ns)
+    }
+
+    fn hand_over(&mut self, now_ns: u64, op: Token, stopped: Result<()>) -> Vec<Output> {
+        self.hand_over(now_ns, op, stopped)
+    }
+
+    fn hold(&mut self, held: bool) {
+        self.hold(held);
     }
 
     fn rpo(&self, now_ns: u64) -> Rpo {

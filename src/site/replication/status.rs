@@ -73,6 +73,10 @@ pub struct GroupStatus {
     pub state: DriverState,
     /// What the last meeting came to.
     pub verdict: Option<Verdict>,
+    /// When something was received that wasn't sent, monotonic ns.
+    pub corruption_ns: Option<u64>,
+    /// When the target was found below what it had acknowledged, monotonic ns.
+    pub target_rewound_ns: Option<u64>,
 }
 
 impl Replication {
@@ -120,6 +124,8 @@ impl Replication {
             rpo: side.map_or(Rpo::None, |s| s.rpo(self.now_ns())),
             state: side.map_or(DriverState::default(), |s| s.state()),
             verdict: running.verdict.clone(),
+            corruption_ns: running.corruption_ns,
+            target_rewound_ns: running.target_rewound_ns,
         }
     }
 }

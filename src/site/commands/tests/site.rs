@@ -149,7 +149,7 @@ fn the_loop_of_a_failover() {
     give(&site, &vm, Verb::Unprotect, "unprotect").unwrap();
     assert_eq!(state(&vm), State::Unprotected);
     assert_eq!(write(&vm, b'z').epoch, vm.group().unwrap().head().epoch);
-    assert_eq!(name(give(&site, &vm, Verb::Protect, "to=paris")), Refusal::NotSupportedYet);
+    assert_eq!(name(give(&site, &vm, Verb::Protect, "to=paris")), Refusal::PeerNotRegistered);
     let events = site.events().last(100).unwrap();
     assert!(events.iter().any(|e| e.uid == Some(1000) && e.text == "commit confirm=web01"));
     site.close().unwrap();

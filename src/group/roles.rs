@@ -1,0 +1,99 @@
+//! What a site is to its peer, and the steps of a failover that both make: the driver's part of it.
+//!
+//! R1. Roles follow from the lines of the history alone.
+//! R2. A step is made only if it still fits (`history::SourceState::after`), and is durable before it is told.
+//! R3. A source that goes on after a fence does so in an epoch of its own, of kind rollback; one that only waited
+//!     goes on where it stopped.
+//! R4. A planned failover is decided as soon as all of the source's records are held. An unplanned one is decided by
+//!     whoever began it: its moment was chosen by a person.
+
+use crate::exchange::Roles;
+use crate::group::driver::Driver;
+use crate::group::queue::Gate;
+use crate::history::{
+    Event as Line, Operation, RowKind, SourcePhase, SourceState, SourceStep, TargetPhase, states_of,
+};
+use crate::vocab::{Result, Token};
+
+impl Driver {
+    /// R1.
+    pub(super) fn roles(&self) -> Roles {
+        let (mut source, target) = self.group.with_events(|events| states_of(events.iter().map(|(_, e)| e)));
+        let gate = self.group.gate();
+        if gate == Gate::Target {
+            source.phase = SourcePhase::None;
+        }
+        let decision = match target.phase {
+            TargetPhase::Promoted { epoch, .. } => self.group.table().row(epoch).cloned(),
+            _ => None,
+        };
+        Roles { source: source.phase, target: target.says(), decision }
+    }
+
+    /// What the peer says that it is.
+    pub(super) fn heard_roles(&mut self, roles: &Roles) {
+        self.peer_writes = Some(matches!(roles.source, SourcePhase::Writer));
+        match roles.source {
+            SourcePhase::Fenced { .. } => self.peer_fenced = true,
+            SourcePhase::Writer => self.peer_fenced = false,
+            _ => {}
+        }
+    }
+
+    /// R4. True: it was decided here.
+    pub(super) fn may_decide(&mut self, op: Token) -> Result<bool> {
+        if self.roles().target.phase != (TargetPhase::Intent { op }) {
+            return Ok(true);
+        }
+        let planned = self.group.with_events(|events| {
+            let mine =
+                |e: &Line| matches!(e, Line::Intent { op: o, operation: Operation::Planned, .. } if *o == op);
+            events.iter().any(|(_, e)| mine(e))
+        });
+        if planned {
+            self.group.decide(self.group.head(), RowKind::Planned, op, None)?;
+        }
+        Ok(planned)
+    }
+
+    /// R2.
+    pub(super) fn source_step(&mut self, step: SourceStep) -> Result<()> {
+        let group = self.group.clone();
+        let (state, _) = group.with_events(|events| states_of(events.iter().map(|(_, e)| e)));
+        let state = SourceState { phase: self.roles().source, handed: state.handed };
+        let was = state.phase;
+        let before = group.gate();
+        if !matches!(step, SourceStep::SourceAgain { .. }) {
+            group.freeze(Gate::Frozen);
+        }
+        let (head, chain) = match self.durable_head() {
+            Ok(durable) => durable,
+            Err(e) => {
+                // Nothing was promised yet: a writer goes on.
+                group.stand(before);
+                return Err(e);
+            }
+        };
+        if state.after(step, head, chain).is_none() {
+            group.stand(before);
+            return Ok(());
+        }
+        match step {
+            SourceStep::Handover { op } => group.record_line(Line::Handover { op, head, chain }),
+            SourceStep::Fence { epoch, .. } => {
+                let table = group.table();
+                let fork = table.row(epoch).and_then(|r| r.fork()).unwrap_or(head);
+                let common = table.norm(fork)?;
+                group.record_line(Line::Fence { epoch, head, common })
+            }
+            SourceStep::SourceAgain { op } if matches!(was, SourcePhase::Fenced { .. }) => {
+                group.decide(head, RowKind::Rollback, op, None).map(|_| ()) // R3
+            }
+            SourceStep::SourceAgain { op } => {
+                group.record_line(Line::HandoverEnded { op })?;
+                group.thaw();
+                Ok(())
+            }
+        }
+    }
+}
