@@ -62,7 +62,10 @@ impl Group {
     }
 
     /// The chain value of a moment in normal form; `None` if its records are gone.
-    pub(crate) fn chain_value(&self, moment: Moment) -> Result<Option<ChainValue>> {
+    ///
+    /// # Errors
+    /// `Damaged` where records that must be there can't be read.
+    pub fn chain_value(&self, moment: Moment) -> Result<Option<ChainValue>> {
         self.follow_chain(self.log.end())?;
         {
             let chain = self.chain.lock();

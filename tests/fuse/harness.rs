@@ -71,6 +71,9 @@ pub fn options(dir: &Path) -> ServerOptions {
         retry_ms: 300,
         busy_grace_ms: 500,
         store: None,
+        name: "here".into(),
+        control: None,
+        listen: None,
         refuse: dir.join("refuse"),
         poison: dir.join("poison"),
     }

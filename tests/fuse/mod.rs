@@ -1,6 +1,7 @@
 //! Real mounts. They need root, /dev/fuse, fio and QEMU's tools, and say so where one is missing.
 
 mod basics;
+pub mod control;
 pub mod harness;
 mod keeper;
 mod passthrough;

@@ -36,6 +36,12 @@ pub struct ServerOptions {
     pub busy_grace_ms: u64,
     /// The store whose tree is served instead of `root`.
     pub store: Option<PathBuf>,
+    /// The name of its site.
+    pub name: String,
+    /// A socket for commands to the site; it replicates then.
+    pub control: Option<PathBuf>,
+    /// Where it listens for peers.
+    pub listen: Option<String>,
     /// While this file is there no worker can start: it refuses with the text in it, or aborts if there is none.
     pub refuse: PathBuf,
     /// While this file is there a worker aborts at its first request.
@@ -76,10 +82,14 @@ fn serve(options: &ServerOptions) -> Result<()> {
                 store: store.clone(),
                 journal: None,
                 moved: Moved::Unsaid,
-                name: "here".into(),
+                name: options.name.clone(),
                 index_memory: 64 << 20,
             };
-            return context.tree(Site::open(&site, context.mount_id)?);
+            let site = Site::open(&site, context.mount_id)?;
+            if let Some(control) = &options.control {
+                super::control::serve(&site, control, options.listen.as_deref());
+            }
+            return context.tree(site);
         }
         let hook = hook(options, context);
         let mut namespace = Passthrough::new(&options.root, context.table.clone(), hook);

@@ -1,5 +1,6 @@
 //! Two sites in one process over loopback: pairing, sessions, standbys, faults of the link, restarts.
 
+mod daemons;
 mod operations;
 mod sessions;
 mod standby;
