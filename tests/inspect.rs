@@ -46,6 +46,7 @@ fn parts(store: &Store) -> GroupParts {
         boot: [1; 16],
         cache: CacheBudget::new(1 << 20),
         segment_bytes: (256 << 10, 256 << 10),
+        rooms: store.rooms().clone(),
     }
 }
 

@@ -54,6 +54,32 @@ impl Debt {
         self.len = len;
     }
 
+    /// Length of the live file.
+    pub fn live_len(&self) -> u64 {
+        self.len
+    }
+
+    /// Bytes that are owed within a range.
+    pub fn bytes_within(&self, offset: u64, len: u64) -> u64 {
+        self.owed.within(touched(offset, len, DEBT_GRANULE)).count() as u64 * DEBT_GRANULE
+    }
+
+    /// The granules of a range are owed, whatever the base has.
+    pub fn mark(&mut self, offset: u64, len: u64) {
+        for number in touched(offset, len, DEBT_GRANULE) {
+            self.owed.insert(number);
+        }
+    }
+
+    /// What another count says is owed is owed here too.
+    pub fn join(&mut self, other: &Self) {
+        for number in other.owed.within(0..u64::MAX) {
+            self.owed.insert(number);
+            self.paid.remove(number..number + 1);
+        }
+        self.len = self.len.max(other.len);
+    }
+
     /// Bytes of room that are owed.
     pub fn bytes(&self) -> u64 {
         self.owed.count() * DEBT_GRANULE

@@ -56,9 +56,9 @@ impl Group {
     pub(crate) fn begin_epoch(&self, core: &mut Core, begin: Begin) -> Result<EpochId> {
         let ((before, _), closed) = (self.entered(), core.closed);
         let begun = self.write_row(core, begin);
-        if begun.is_err() && self.entered().0 == before && self.log.is_poisoned().is_none() {
-            // Nothing was written: no room, for instance. What comes next belongs to the epoch before.
-            self.log.begin_epoch(before.epoch, before.seq.next())?;
+        if begun.is_err() && self.entered().0 == before {
+            // No room, for instance. What comes next, once a failure is mended, belongs to the epoch before.
+            self.log.go_back((before.epoch, before.seq.next()));
             core.closed = closed;
             self.refresh_live(core)?;
         }

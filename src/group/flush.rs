@@ -1,7 +1,6 @@
 //! Flushes: one sync serves all who wait; a flush that finds nothing newer is free.
 
 use crate::group::group::{Counters, Group, Reply};
-use crate::group::queue::Gate;
 use crate::vocab::{Error, Pos};
 use std::sync::atomic::Ordering;
 
@@ -28,11 +27,8 @@ impl Group {
             flushes.running = true;
         }
         loop {
-            let result = self.log.sync();
+            let result = self.log.sync().or_else(|e| self.mend_or(e));
             Counters::add(&self.counters.syncs, 1);
-            if result.is_err() {
-                self.queue.lock().gate = Gate::Stopped;
-            }
             let durable = self.log.durable();
             let (done, more) = {
                 let mut flushes = self.flushes.lock();

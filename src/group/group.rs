@@ -16,18 +16,19 @@ use crate::format::LogState;
 use crate::group::line::Live;
 use crate::group::names::NameLog;
 use crate::group::queue::Queue;
+use crate::group::space::Space;
 use crate::group::spans::Spans;
 use crate::history::{ChainValue, Event, Table};
 use crate::index::{CacheBudget, Index};
 use crate::journal::{CheckpointFile, HistoryFile, Log};
-use crate::seam::{Clock, Entropy, Storage};
+use crate::seam::{Clock, Entropy, Rooms, Storage};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What a group works with; shared by all groups of a store.
 #[derive(Clone)]
@@ -48,6 +49,8 @@ pub struct GroupParts {
     pub cache: Arc<CacheBudget>,
     /// See [`crate::journal::LogParts::segment_bytes`].
     pub segment_bytes: (u64, u64),
+    /// Accounts of the filesystems of both.
+    pub rooms: Rooms,
 }
 
 impl GroupParts {
@@ -121,6 +124,11 @@ pub struct Group {
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
     pub(crate) counters: Counters,
+    pub(crate) space: Space,
+    /// See `pressure`.
+    pub(crate) shortened: AtomicU64,
+    /// A failure has cost records: see `mend`.
+    pub(crate) missing: AtomicBool,
 }
 
 /// Figures since the group was opened.

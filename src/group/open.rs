@@ -7,6 +7,7 @@ use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupPart
 use crate::group::line::{Live, whole_log};
 use crate::group::names::{Change, Fact, NameLog, Names};
 use crate::group::queue::{Gate, Queue};
+use crate::group::space::Space;
 use crate::group::spans::Spans;
 use crate::group::write::{entry_of_stored, meta_of};
 use crate::history::{ChainValue, Event, Row, RowKind, Table};
@@ -189,6 +190,8 @@ impl Group {
         let place = chain_start(&log);
         let path = whole_log(log.id());
         let entered = Mutex::new(log.head());
+        let carried = if log.segments().is_empty() { 0 } else { log.bytes() };
+        let space = Space::new(parts.rooms.store.clone(), carried);
         Self {
             id,
             dir: GroupParts::dir(id),
@@ -200,6 +203,7 @@ impl Group {
                 pending: Vec::new(),
                 flushed: false,
                 names: Names::default(),
+                stopped_from: None,
             }),
             idle: Condvar::new(),
             names: Mutex::new(names),
@@ -211,6 +215,9 @@ impl Group {
             last_flush_ns: Default::default(),
             writes_since_flush: Default::default(),
             counters: Default::default(),
+            space,
+            shortened: Default::default(),
+            missing: Default::default(),
             log,
             index,
             core: Mutex::new(core),
@@ -225,6 +232,7 @@ fn log_parts(parts: &GroupParts, id: GroupId) -> LogParts {
         clock: parts.clock.clone(),
         entropy: parts.entropy.clone(),
         segment_bytes: parts.segment_bytes,
+        room: parts.rooms.journal.clone(),
     }
 }
 

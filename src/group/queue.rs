@@ -86,6 +86,8 @@ pub(crate) struct Queue {
     pub(crate) flushed: bool,
     /// Names and sizes after everything that has entered.
     pub(crate) names: Names,
+    /// What the gate was before a failure stopped the group.
+    pub(crate) stopped_from: Option<Gate>,
 }
 
 impl Gate {
@@ -106,6 +108,14 @@ impl Gate {
 }
 
 impl Queue {
+    /// A failure: nobody enters until it is mended.
+    pub(crate) fn stop(&mut self) {
+        if self.gate != Gate::Stopped {
+            self.stopped_from = Some(self.gate);
+            self.gate = Gate::Stopped;
+        }
+    }
+
     /// The records of an operation, in order, at the queue's end. Sizes change here, so that what enters later
     /// sees them.
     pub(crate) fn enter<'a>(&mut self, disk: DiskOrdinal, op: &Op<'a>) -> Result<Vec<Queued<'a>>> {

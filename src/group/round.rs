@@ -14,6 +14,7 @@ use crate::group::Group;
 use crate::group::checkpoint::{empty_base, ordinals};
 use crate::group::group::{BasePlace, Counters};
 use crate::group::left_out;
+use crate::group::space::Moved;
 use crate::index::{Path, Source};
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
 
@@ -39,6 +40,7 @@ impl Group {
         let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: self.log.batch_end(durable) });
         self.move_bases(target, &mut done)?;
         done.freed = self.free_below()?;
+        self.count_room()?;
         Ok(done)
     }
 
@@ -137,6 +139,7 @@ impl Group {
         again: bool,
         done: &mut RoundDone,
     ) -> Result<Option<Error>> {
+        let mut moved = Moved::default();
         let mut round = if again { base.repeat(size)? } else { base.round(size)? };
         let mut buf = Vec::new();
         for extent in self.index.scan(between, disk, 0, size)? {
@@ -144,18 +147,25 @@ impl Group {
             let len = extent.len.min(size - extent.offset);
             match extent.source {
                 Source::Below => {}
-                Source::Zero => round.discard(extent.offset, len)?,
+                Source::Zero => {
+                    self.will_be_empty(disk, extent.offset, len);
+                    round.discard(extent.offset, len)?;
+                }
                 Source::Data { entry, skip, .. } => {
                     buf.resize(len as usize, 0);
                     self.log.read_payload(entry.pos, entry.len, entry.crc, skip, &mut buf)?;
                     round.data(extent.offset, &buf)?;
+                    moved.data(extent.offset, len);
                     done.bytes += len;
                     Counters::add(&self.counters.base_bytes, len);
                 }
             }
         }
         Ok(match round.finish()? {
-            Finished::Durable(_) => None,
+            Finished::Durable(_) => {
+                self.room_taken(disk, base, &moved)?;
+                None
+            }
             Finished::WriteAgain(e) => Some(e),
         })
     }
@@ -181,6 +191,7 @@ impl Group {
         if self.parts.store.exists(&path)? {
             self.parts.store.remove(&path)?;
         }
+        self.room_given(disk);
         Ok(())
     }
 

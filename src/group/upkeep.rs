@@ -2,7 +2,7 @@
 
 use crate::group::{Gate, Group, RoundDone};
 use crate::index::{Entry, Interval, MergeProgress};
-use crate::vocab::{LogId, LogPlace, Pos, Result};
+use crate::vocab::{LogId, LogPlace, Moment, Pos, Result};
 
 /// A checkpoint at least after so much log.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -12,6 +12,10 @@ const ROUND_BYTES: u64 = 64 << 20;
 const IDLE_NS: u64 = 100_000_000;
 /// Idle so long, ns: the base follows.
 const IDLE_ROUND_NS: u64 = 2_000_000_000;
+/// A group that a failure stopped is looked at so often, ns.
+const MEND_NS: u64 = 500_000_000;
+/// A round for a writer that was refused, or after one that failed, comes so long after the last, ns.
+const PRESSED_NS: u64 = 200_000_000;
 /// Pieces of the index that one step of a merge moves.
 const MERGE_PIECES: usize = 20_000;
 
@@ -22,8 +26,12 @@ pub struct Care {
     pub sync_ns: u64,
     /// How far back every moment is kept, ns; `None`: no window, the base follows the head.
     pub window_ns: Option<u64>,
-    /// The base doesn't move at all: a failover isn't committed, or a copy's cursor holds it.
+    /// The base doesn't move: a failover isn't committed, or a copy's cursor holds it.
     pub pinned: bool,
+    /// Where it is pinned by a failover: under pressure the base may come up to this moment, and no further.
+    pub fork: Option<Moment>,
+    /// Bytes that logs and index may take; `None`: what the filesystem has.
+    pub allowance: Option<u64>,
 }
 
 /// What was last done, for the next call.
@@ -32,13 +40,27 @@ pub struct Upkeep {
     seen: Pos,
     changed_ns: u64,
     synced_ns: u64,
+    pub(super) looked_ns: u64,
+    pub(super) asked_ns: u64,
+    pub(super) relieved_ns: u64,
+    pub(super) relief_pause_ns: u64,
     checkpoint: Pos,
     round: Pos,
+    mended_ns: u64,
+    pressed_ns: u64,
+    failed_ns: u64,
 }
 
 impl Group {
     /// Does what is due; `now_ns` is monotonic. Returns whether more is due at once.
     pub fn keep(&self, state: &mut Upkeep, care: Care, now_ns: u64) -> Result<bool> {
+        if self.is_poisoned() {
+            if now_ns.saturating_sub(state.mended_ns) >= MEND_NS {
+                state.mended_ns = now_ns;
+                self.mend()?;
+            }
+            return Ok(false);
+        }
         if self.gate() == Gate::Stopped {
             return Ok(false);
         }
@@ -53,15 +75,26 @@ impl Group {
             state.synced_ns = now_ns;
         }
         self.log.prepare_if_large()?;
+        // Runs of ended segments, so that memory holds few of them.
+        while self.index.seal(self.log.id())? {}
         let more = end.0.saturating_sub(state.checkpoint.0);
         if more >= CHECKPOINT_BYTES || (more > 0 && idle >= IDLE_NS) {
             self.checkpoint()?;
             state.checkpoint = end;
         }
         let behind = end.0.saturating_sub(state.round.0);
-        if !care.pinned && (behind >= ROUND_BYTES || (behind > 0 && idle >= IDLE_ROUND_NS)) {
+        self.relieve(state, care, now_ns)?;
+        let due = behind >= ROUND_BYTES || (behind > 0 && idle >= IDLE_ROUND_NS);
+        let pressed = self.space.is_pressed() && now_ns.saturating_sub(state.pressed_ns) >= PRESSED_NS;
+        if !care.pinned && (due || pressed) && now_ns.saturating_sub(state.failed_ns) >= PRESSED_NS {
+            if pressed {
+                state.pressed_ns = now_ns;
+                self.space.take_pressed();
+            }
+            // One that fails, for want of room say, is not tried again at once.
+            state.failed_ns = now_ns;
             let done = self.round_with(care)?;
-            state.round = end;
+            (state.round, state.failed_ns) = (end, 0);
             if done.freed > 0 {
                 tracing::debug!(group = %self.id().short(), freed = done.freed, bytes = done.bytes, "round");
             }

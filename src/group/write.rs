@@ -1,10 +1,11 @@
 //! The write path: the thread that finds no append running appends at once and then serves all who came meanwhile.
 
-use crate::format::RecordEntry;
+use crate::format::{FLAG_FLUSH, RecordEntry};
 use crate::group::group::{Counters, Group, Reply};
+use crate::group::left_out;
 use crate::group::names::{Change, Fact};
 use crate::group::queue::{Gate, Op, Pending, Queued};
-use crate::index::{BatchRow, Content, Entry, SegmentMeta};
+use crate::index::{BatchRow, Content, Entry, OPEN_PIECES_MAX, SegmentMeta};
 use crate::journal::{AppendedBatch, NewRecord, SegmentInfo};
 use crate::seam::Durability;
 use crate::vocab::{Codec, DiskOrdinal, Error, Kind, LogPlace, Moment, Pos, RecordKind, Result, Seq};
@@ -12,6 +13,8 @@ use std::sync::atomic::Ordering;
 
 /// Durable appends go on for so many writes after the last flush.
 const DURABLE_WRITES: u32 = 32;
+/// Ended segments without an index run: at most so many are in memory.
+const UNSEALED_MAX: usize = 4;
 /// And for so long, ns.
 const DURABLE_NS: u64 = 50_000_000;
 
@@ -31,6 +34,10 @@ impl Group {
         reply: Reply,
         allowed: impl FnOnce() -> bool,
     ) -> Option<Reply> {
+        if let Err(e) = self.admit(disk, &op) {
+            reply(Err(e));
+            return None;
+        }
         let mut queue = self.queue.lock();
         if !allowed() {
             return Some(reply);
@@ -133,14 +140,29 @@ impl Group {
                 .into_iter()
                 .for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
             Err(e) => {
-                if self.log.is_poisoned().is_some() {
-                    self.queue.lock().gate = Gate::Stopped;
-                }
-                for p in pending {
+                // What entered behind saw the names and sizes of what failed: it fails with it.
+                let behind = if left_out("what entered behind a failed append fails with it") {
+                    Vec::new()
+                } else {
+                    self.take_back(records.first().is_some_and(|r| r.flags & FLAG_FLUSH != 0))
+                };
+                for p in pending.into_iter().chain(behind) {
                     (p.reply)(Err(Error::new(e.kind(), e.to_string())));
                 }
             }
         }
+    }
+
+    /// After a failed append: what has entered and is not appended, with names and sizes as the log has them.
+    fn take_back(&self, flushed: bool) -> Vec<Pending<'static>> {
+        let path = self.live.read().path.clone();
+        let mut queue = self.queue.lock();
+        if self.log.is_poisoned().is_some() {
+            queue.stop();
+        }
+        queue.names = self.names.lock().at(&path);
+        queue.flushed |= flushed;
+        std::mem::take(&mut queue.pending)
     }
 
     /// Appends and indexes; what it returns is the place behind.
@@ -211,6 +233,9 @@ impl Group {
             );
         }
         self.set_entered();
+        if self.index.open_pieces(log) >= OPEN_PIECES_MAX {
+            self.log.end_segment();
+        }
         Ok(())
     }
 
@@ -218,7 +243,12 @@ impl Group {
         if ended.end <= ended.first_batch() {
             return Ok(()); // nothing was appended to it
         }
-        self.index.rotate(self.log.id(), meta_of(ended))
+        self.index.rotate(self.log.id(), meta_of(ended))?;
+        // Runs are written behind the writers; where that falls behind, writers pay for it with time, not memory.
+        if self.index.unsealed_segments(self.log.id()) > UNSEALED_MAX {
+            self.index.seal(self.log.id())?;
+        }
+        Ok(())
     }
 }
 

@@ -119,6 +119,11 @@ impl Index {
         self.memory.lock().logs.get(&log).map_or(0, |state| state.open.len())
     }
 
+    /// Ended segments of a log that have no run yet.
+    pub fn unsealed_segments(&self, log: LogId) -> usize {
+        self.memory.lock().logs.get(&log).map_or(0, |state| state.frozen.len())
+    }
+
     /// Ends the open segment, in memory only: called by the appender between the last batch of a segment and the
     /// first one of the next. [`Index::seal`] writes its run later.
     pub fn rotate(&self, log: LogId, meta: SegmentMeta) -> Result<()> {

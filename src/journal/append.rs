@@ -78,12 +78,33 @@ impl Log {
         }
         // The state is locked for moments only: reads go on while a batch is on its way to the medium.
         let mut scratch = self.appender.lock();
-        let mut out = Vec::with_capacity(1);
+        let mut batches = Vec::with_capacity(1);
         let mut rest = records;
         while !rest.is_empty() {
             let (taken, layout) = take_batch(rest);
-            out.push(self.append_batch(&mut scratch, &rest[..taken], &layout, age, durability)?);
+            batches.push((&rest[..taken], layout));
             rest = &rest[taken..];
+        }
+        {
+            let mut state = self.state.lock();
+            if let Some(why) = &state.poisoned {
+                return Err(poisoned(why));
+            }
+            if !left_out("J10: room for all batches before the first") {
+                let essential = records.iter().all(|r| r.kind != RecordKind::Write);
+                let lengths = batches.iter().map(|(_, layout)| u64::from(layout.places().1));
+                self.make_room(&mut state, lengths, essential)?;
+            }
+        }
+        let mut out = Vec::with_capacity(batches.len());
+        for (records, layout) in batches {
+            let appended = self.append_batch(&mut scratch, records, &layout, age, durability);
+            if appended.is_err() && !out.is_empty() {
+                let mut state = self.state.lock();
+                state.poisoned.get_or_insert_with(|| "a request was appended in part".to_owned());
+                state.torn = true;
+            }
+            out.push(appended?);
         }
         Ok(out)
     }
@@ -139,10 +160,12 @@ impl Log {
         scratch[..head.len()].copy_from_slice(&head);
         blank_gaps(scratch, head.len(), &entries);
         let at = pos.0 - segment.fixed.start.0;
-        segment
-            .direct()
-            .and_then(|f| f.write_at(&[IoSlice::new(scratch)], at, durability))
-            .inspect_err(poison)?;
+        segment.direct().and_then(|f| f.write_at(&[IoSlice::new(scratch)], at, durability)).inspect_err(
+            |e| {
+                poison(e);
+                self.state.lock().left_behind = true;
+            },
+        )?;
         let end = Pos(pos.0 + u64::from(length));
         let mut state = self.state.lock();
         if state.batches == 0 {
@@ -167,6 +190,7 @@ impl Log {
     fn room_for(&self, state: &mut State, length: u64) -> Result<Arc<Segment>> {
         let open = state.open.and_then(|at| state.segments.get(&at)).cloned();
         if let Some(segment) = open
+            && !state.ends
             && segment.end().0 + length <= segment.fixed.start.0 + segment.fixed.bytes
         {
             return Ok(segment);

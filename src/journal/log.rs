@@ -3,7 +3,7 @@
 use crate::format::{BLOCK, LogState, SegmentHeader, SegmentSeal};
 use crate::journal::segment::{FIRST_BATCH, Segment, SegmentInfo};
 use crate::journal::{left_out, list};
-use crate::seam::{Access, AlignedBuf, Clock, Durability, Entropy, Storage};
+use crate::seam::{AlignedBuf, Clock, Durability, Entropy, Room, Storage};
 use crate::vocab::{EpochId, Error, GroupId, Kind, LogId, Moment, Pos, Result, Seq, StoreId};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -28,6 +28,8 @@ pub struct LogParts {
     pub entropy: Arc<dyn Entropy>,
     /// Length of a segment file: of a group that writes little, and once a small one was filled within a second.
     pub segment_bytes: (u64, u64),
+    /// Accounts of the filesystem that the files are on.
+    pub room: Arc<Room>,
 }
 
 /// Whose log it is.
@@ -74,7 +76,13 @@ pub(crate) struct State {
     pub(crate) next_name: u64,
     pub(crate) large: bool,
     pub(crate) poisoned: Option<String>,
-    opened_at: u64,
+    /// A write has failed: what of it is on the medium behind the end must become void.
+    pub(crate) left_behind: bool,
+    /// A call was appended in part: only recovery can tell what of it there is.
+    pub(crate) torn: bool,
+    pub(crate) opened_at: u64,
+    /// The open segment takes no more batches.
+    pub(crate) ends: bool,
     /// Segments that ended since the last batch.
     pub(crate) ended: Vec<SegmentInfo>,
     /// Newest chain value behind the acknowledgement, for seals.
@@ -95,7 +103,10 @@ impl State {
             next_name: 0,
             large: false,
             poisoned: None,
+            left_behind: false,
+            torn: false,
             opened_at: 0,
+            ends: false,
             ended: Vec::new(),
             chain: None,
         }
@@ -202,11 +213,22 @@ impl Log {
         Ok(())
     }
 
+    /// An epoch that was to begin got no record: what comes belongs to the one before.
+    pub fn go_back(&self, (epoch, next_seq): (EpochId, Seq)) {
+        let mut state = self.state.lock();
+        (state.epoch, state.next_seq, state.ends) = (epoch, next_seq, true);
+    }
+
     /// Seals the open segment, so that nothing more is appended to it (before a clean close, or to free it).
     pub fn seal(&self) -> Result<()> {
         let _appender = self.appender.lock();
         self.sync()?;
         self.close_open(&mut self.state.lock())
+    }
+
+    /// The next batch goes to a new segment: the open one has as many records as may be in memory.
+    pub fn end_segment(&self) {
+        self.state.lock().ends = true;
     }
 
     /// The chain value before the first record of a segment, for the list and the checkpoint.
@@ -243,9 +265,7 @@ impl Log {
     /// Begins a segment with room for a batch of `need` bytes: file, header, sync (J3), then it is open.
     pub(crate) fn open_next(&self, state: &mut State, need: u64) -> Result<()> {
         self.close_open(state)?;
-        let wanted = if state.large { self.parts.segment_bytes.1 } else { self.parts.segment_bytes.0 };
-        let wanted = wanted.max((FIRST_BATCH + need).next_multiple_of(self.parts.segment_bytes.0));
-        let (file, bytes) = self.take_file(state, wanted)?;
+        let (file, bytes) = self.take_file(state, need)?;
         let last = state.last.and_then(|at| state.segments.get(&at)).map(|s| s.info());
         let header = SegmentHeader {
             store: self.identity.store,
@@ -281,15 +301,15 @@ impl Log {
             start_chain: None,
         };
         let segment = Segment::new(self.parts.storage.clone(), &self.parts.dir, info);
-        let mut block = AlignedBuf::zeroed(FIRST_BATCH as usize); // header and an empty seal
-        block[..BLOCK as usize].copy_from_slice(&header.encode());
-        let direct = segment.direct()?;
-        direct.write_at(&[IoSlice::new(&block)], 0, Durability::Plain)?;
-        if !left_out("J3: header synced before its first batch") {
-            direct.sync().inspect_err(|e| {
-                state.poisoned.get_or_insert_with(|| e.to_string());
-            })?;
-            self.parts.storage.sync_dir(&self.parts.dir)?;
+        if let Err(e) = self.write_header(&segment, &header) {
+            state.poisoned.get_or_insert_with(|| e.to_string());
+            // The header may be there all the same: its place is never given again (J7), so that the one which
+            // follows lies above it and counts. The file is used again under another life.
+            if !left_out("J7: a header that failed takes its place with it") {
+                state.allocated = Pos(header.start.0 + bytes);
+            }
+            state.free.push((segment.fixed.file.clone(), bytes));
+            return Err(e);
         }
         state.allocated = Pos(header.start.0 + bytes);
         state.segments.insert(header.start, Arc::new(segment));
@@ -297,57 +317,22 @@ impl Log {
         state.last = Some(header.start);
         state.batches = 0;
         state.opened_at = self.parts.clock.monotonic_ns();
+        state.ends = false;
         // All before it is durable (J3), and the header is: so is its place.
         self.raise_durable(Pos(header.start.0 + FIRST_BATCH));
         Ok(())
     }
 
-    /// A file of at least `wanted` bytes, zero-filled once: an append then carries no metadata.
-    fn take_file(&self, state: &mut State, wanted: u64) -> Result<(String, u64)> {
-        if let Some(at) = state.free.iter().position(|(_, bytes)| *bytes >= wanted) {
-            return Ok(state.free.swap_remove(at));
+    fn write_header(&self, segment: &Segment, header: &SegmentHeader) -> Result<()> {
+        let mut block = AlignedBuf::zeroed(FIRST_BATCH as usize); // header and an empty seal
+        block[..BLOCK as usize].copy_from_slice(&header.encode());
+        let direct = segment.direct()?;
+        direct.write_at(&[IoSlice::new(&block)], 0, Durability::Plain)?;
+        if !left_out("J3: header synced before its first batch") {
+            direct.sync()?;
+            self.parts.storage.sync_dir(&self.parts.dir)?;
         }
-        state.next_name += 1;
-        let name = format!("{:08}.seg", state.next_name);
-        let path = self.parts.dir.join(&name);
-        let file = self.parts.storage.create(&path, Access::Direct)?;
-        let filled = fill_with_zeros(&*file, wanted);
-        if let Err(e) = filled {
-            self.parts.storage.remove(&path)?;
-            return Err(e.advice("The journal needs room for its next segment: free space on its filesystem"));
-        }
-        Ok((name, wanted))
-    }
-
-    /// Makes a segment file ready ahead of need. Returns whether it did.
-    pub fn prepare(&self) -> Result<bool> {
-        let (wanted, name) = {
-            let mut state = self.state.lock();
-            let wanted = if state.large { self.parts.segment_bytes.1 } else { self.parts.segment_bytes.0 };
-            if state.poisoned.is_some() || state.free.iter().any(|(_, bytes)| *bytes >= wanted) {
-                return Ok(false);
-            }
-            state.next_name += 1;
-            (wanted, format!("{:08}.seg", state.next_name))
-        };
-        let path = self.parts.dir.join(&name);
-        let file = self.parts.storage.create(&path, Access::Direct)?;
-        if let Err(e) = fill_with_zeros(&*file, wanted) {
-            self.parts.storage.remove(&path)?;
-            return Err(e);
-        }
-        self.state.lock().free.push((name, wanted));
-        Ok(true)
-    }
-
-    /// Makes a segment file ready for a log that fills them fast; a slow one must not cost one more.
-    pub fn prepare_if_large(&self) -> Result<bool> {
-        let due = {
-            let state = self.state.lock();
-            let open = state.open.and_then(|at| state.segments.get(&at));
-            open.is_some_and(|s| (s.end().0 - s.fixed.start.0) * 2 > s.fixed.bytes)
-        };
-        if due { self.prepare() } else { Ok(false) }
+        Ok(())
     }
 
     /// Segments, oldest first; the open one last.
@@ -444,7 +429,7 @@ fn last_batch_end(state: &State, pos: Pos) -> Pos {
 
 pub(crate) fn poisoned(why: &str) -> Error {
     Error::new(Kind::Poisoned, format!("the log was stopped by an earlier failure: {why}"))
-        .advice("It is recovered when the daemon starts again; see `status`")
+        .advice("It is recovered as soon as its device works again; see `health`")
 }
 
 /// Writes block 1 of a segment.
@@ -463,14 +448,4 @@ pub(crate) fn write_seal(segment: &Segment, batches: u64, chain: Option<(Moment,
     let mut block = AlignedBuf::zeroed(BLOCK as usize);
     block.copy_from_slice(&seal.encode());
     segment.direct()?.write_at(&[IoSlice::new(&block)], BLOCK, Durability::Plain)
-}
-
-fn fill_with_zeros(file: &dyn crate::seam::File, bytes: u64) -> Result<()> {
-    file.allocate(0, bytes)?;
-    let zeros = AlignedBuf::zeroed((1 << 20).min(bytes as usize));
-    for at in (0..bytes).step_by(zeros.len()) {
-        let part = zeros.len().min((bytes - at) as usize);
-        file.write_at(&[IoSlice::new(&zeros[..part])], at, Durability::Plain)?;
-    }
-    file.sync()
 }

@@ -12,14 +12,18 @@
 //! J6. Recovery cuts at the first place without a good batch. What follows is void for ever: the next segment
 //!     names the cut. If anything on the medium says that more was durable, the log is damaged and stays as it is.
 //! J7. No place is given twice, not after a cut either.
-//! J8. After a failed sync or append the log takes nothing until it has been recovered.
+//! J8. After a failed sync or append the log takes nothing until it has been mended (J11) or recovered.
 //! J9. A segment is recycled only after a synced checkpoint scans from beyond it and a synced list lacks it.
+//! J10. Room for all that a call appends is made before its first batch: it is appended whole, or not at all
+//!     where the filesystem is full.
 
 mod append;
 mod checkpoint_file;
+mod files;
 mod history_file;
 mod list;
 mod log;
+mod mend;
 mod read;
 mod recover;
 mod segment;
@@ -28,6 +32,7 @@ pub use append::{Appended, AppendedBatch, NewRecord};
 pub use checkpoint_file::CheckpointFile;
 pub use history_file::HistoryFile;
 pub use log::{Log, LogIdentity, LogParts, SEGMENT_BYTES};
+pub use mend::Mended;
 pub use read::{BatchView, StoredRecord};
 pub use recover::{Found, Recovered, Verdict};
 pub use segment::SegmentInfo;

@@ -166,7 +166,13 @@ impl Storage for DirStorage {
         let stat = retry(|| rustix::fs::fstatvfs(&self.root))
             .map_err(|errno| self.fail(errno, "can't ask for free space", Path::new("")))?;
         let unit = if stat.f_frsize == 0 { stat.f_bsize } else { stat.f_frsize };
-        Ok(Space { total: stat.f_blocks.saturating_mul(unit), free: stat.f_bavail.saturating_mul(unit) })
+        let device = retry(|| rustix::fs::fstat(&self.root))
+            .map_err(|errno| self.fail(errno, "can't ask for the filesystem", Path::new("")))?;
+        Ok(Space {
+            total: stat.f_blocks.saturating_mul(unit),
+            free: stat.f_bavail.saturating_mul(unit),
+            filesystem: device.st_dev,
+        })
     }
 
     fn shown(&self, path: &Path) -> String {

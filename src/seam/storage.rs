@@ -44,6 +44,8 @@ pub struct Space {
     pub total: u64,
     /// What may still be written.
     pub free: u64,
+    /// The same for all trees on one filesystem.
+    pub filesystem: u64,
 }
 
 /// A tree of files below one directory. Paths are relative to it, with `/`, without `..`.

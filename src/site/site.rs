@@ -89,7 +89,9 @@ impl Site {
             boot: boot_id(),
             cache: CacheBudget::new(options.index_memory),
             segment_bytes: crate::journal::SEGMENT_BYTES,
+            rooms: store.rooms().clone(),
         };
+        store.keep_reserve()?;
         for storage in [&parts.store, &parts.journal] {
             storage.make_dir(std::path::Path::new("groups"))?;
         }

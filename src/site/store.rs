@@ -29,7 +29,7 @@
 //!     (read-only-compatible), everything (compatible).
 
 use crate::link::Identity;
-use crate::seam::{Clock, DirStorage, Entropy, Probe, Storage};
+use crate::seam::{Clock, DirStorage, Entropy, Probe, Reserved, Rooms, Storage};
 use crate::site::catalog::Catalog;
 use crate::site::objects::Settings;
 use crate::vocab::{Error, Kind, Result, StoreId, Token};
@@ -131,7 +131,10 @@ pub struct Store {
     dir: PathBuf,
     file: StoreFile,
     storage: Arc<DirStorage>,
-    journal: Option<Arc<DirStorage>>,
+    rooms: Rooms,
+    /// The store's tree and that of the journals, with the reserve behind them.
+    tree: Arc<dyn Storage>,
+    journal: Arc<dyn Storage>,
     catalog: Catalog,
     probe: Option<Probe>,
     beside_writer: bool,
@@ -180,16 +183,39 @@ impl Store {
             journal: place,
         };
         catalog.put_at(Path::new(STORE_FILE), &file)?;
-        Ok(Self {
-            dir,
-            file,
-            storage,
-            journal,
-            catalog,
-            probe: Some(probe),
-            beside_writer: false,
-            _locks: locks,
-        })
+        let mut made = Self::assemble(dir, file, storage, journal, locks)?;
+        made.probe = Some(probe);
+        Ok(made)
+    }
+
+    fn assemble(
+        dir: PathBuf,
+        file: StoreFile,
+        storage: Arc<DirStorage>,
+        journal: Option<Arc<DirStorage>>,
+        locks: Vec<File>,
+    ) -> Result<Self> {
+        let below: Arc<dyn Storage> = storage.clone();
+        let below_journal = journal.map_or_else(|| below.clone(), |journal| journal as _);
+        let rooms = Rooms::new(&below, &below_journal)?;
+        let apart = !Arc::ptr_eq(&below, &below_journal);
+        let tree: Arc<dyn Storage> = Arc::new(Reserved::new(below, rooms.store.clone()));
+        let journal =
+            if apart { Arc::new(Reserved::new(below_journal, rooms.journal.clone())) } else { tree.clone() };
+        let catalog = Catalog::new(tree.clone());
+        let (probe, beside_writer) = (None, false);
+        Ok(Self { dir, file, storage, rooms, tree, journal, catalog, probe, beside_writer, _locks: locks })
+    }
+
+    /// The accounts of its filesystems.
+    pub fn rooms(&self) -> &Rooms {
+        &self.rooms
+    }
+
+    /// Takes room for what must always be possible, on each of its filesystems.
+    pub fn keep_reserve(&self) -> Result<()> {
+        self.rooms.store.keep_reserve()?;
+        if self.rooms.is_one() { Ok(()) } else { self.rooms.journal.keep_reserve() }
     }
 
     /// Opens a store. `journal`: where its separate journal directory is now, if not where it was. Refused
@@ -251,7 +277,9 @@ impl Store {
             }
         }
         let journal = found.map(|j| j.storage);
-        Ok(Self { dir, file, storage, journal, catalog, probe: None, beside_writer, _locks: locks })
+        let mut opened = Self::assemble(dir, file, storage, journal, locks)?;
+        opened.beside_writer = beside_writer;
+        Ok(opened)
     }
 
     /// Its directory.
@@ -271,12 +299,12 @@ impl Store {
 
     /// Its tree.
     pub fn storage(&self) -> Arc<dyn Storage> {
-        Arc::clone(&self.storage) as _
+        self.tree.clone()
     }
 
     /// The tree in which journals lie, below `groups/`: the store's own or the separate one.
     pub fn journal(&self) -> Arc<dyn Storage> {
-        Arc::clone(self.journal.as_ref().unwrap_or(&self.storage)) as _
+        self.journal.clone()
     }
 
     /// Its catalog.

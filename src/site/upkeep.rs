@@ -1,10 +1,13 @@
 //! What the thread of a site does again and again: syncs, rounds, points, and what is kept for a time only.
 
-use crate::group::{Care, Group};
+use crate::group::{Care, Group, Upkeep};
 use crate::protection::State;
+use crate::site::commands::Ground;
 use crate::site::events::Event;
+use crate::site::facts::Known;
+use crate::site::vm::Held;
 use crate::site::{Site, Vm};
-use crate::vocab::{Result, Token, VmId};
+use crate::vocab::{Moment, Result, Token, VmId};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -26,7 +29,8 @@ impl Site {
             let Some(group) = vm.opened() else { continue };
             let kept = self.care_of(&vm).and_then(|care| {
                 self.keep_points(&vm, &group, care, now)?;
-                group.keep(&mut vm.upkeep.lock(), care, now)
+                let kept = group.keep(&mut vm.upkeep.lock(), care, now);
+                if group.must_reopen() { self.open_anew(&vm, &group).map(|()| true) } else { kept }
             });
             match kept {
                 Ok(due) => {
@@ -48,6 +52,25 @@ impl Site {
         more
     }
 
+    /// A failed sync has cost records that were answered and never flushed: the group is recovered as after a power
+    /// loss, and goes on. What is missing is told.
+    fn open_anew(&self, vm: &Vm, old: &Group) -> Result<()> {
+        let mut open = vm.group.lock();
+        let (group, report, missing) = old.reopen()?;
+        Ground::settle(&group)?;
+        *open = Some(group);
+        drop(open);
+        *vm.upkeep.lock() = Upkeep::default();
+        *vm.known.lock() = Default::default();
+        let mut text =
+            format!("a sync of the journal failed: {missing} records that were never flushed are lost");
+        if let Some(damage) = report.damage {
+            text = format!("{text}; damaged, read-only: {damage}");
+        }
+        tracing::error!(vm = %vm.name(), "{text}");
+        self.events.append(&Event::own(self.clock.wall_ns(), Some(&vm.name()), text), true)
+    }
+
     /// How a VM's group is kept: synced every second, with the window of its policy, pinned while a failover is
     /// not committed. Where nothing leaves the site there is a window only if somebody wrote one.
     pub(crate) fn care_of(&self, vm: &Vm) -> Result<Care> {
@@ -56,12 +79,33 @@ impl Site {
         let hours = held.policy.window_hours;
         let window = hours > 0 && (held.written || known.state() != State::Unprotected);
         let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
+        let allowance = Some(self.allowance_of(vm, &held)?);
+        let fork = match known.state() {
+            State::FailedOver => self.fork_of(vm, &known)?,
+            _ => None,
+        };
         let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
-            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned() });
+            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned(), fork, allowance });
         };
         // Nothing that the peer lacks may leave the log.
         let held_back = self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
-        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned: known.pinned() || held_back })
+        // What the peer lacks doesn't leave the log for want of room either.
+        let (pinned, fork) = (known.pinned() || held_back, fork.filter(|_| !held_back));
+        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance })
+    }
+
+    /// Bytes that the group's journal may take at this site.
+    pub(super) fn allowance_of(&self, vm: &Vm, held: &Held) -> Result<u64> {
+        let disks = vm.group()?.names_now(|names| names.files.values().map(|f| f.size).sum());
+        let filesystem = self.parts.rooms.journal.total();
+        Ok(held.settings.allowance.bytes(disks, filesystem))
+    }
+
+    /// The moment that the oldest standing decision went on from.
+    fn fork_of(&self, vm: &Vm, known: &Known) -> Result<Option<Moment>> {
+        let table = vm.group()?.table();
+        let forks = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
+        Ok(forks.min_by_key(|fork| fork.seq))
     }
 
     /// Scheduled points and retention, where a window is kept.

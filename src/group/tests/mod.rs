@@ -5,6 +5,8 @@
 //! any time, while the base moves.
 
 mod model;
+mod pressure;
 mod readers;
 mod schedule;
 mod sites;
+mod space;

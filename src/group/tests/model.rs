@@ -1,7 +1,7 @@
 use crate::format::{AddPayload, FileKind};
 use crate::group::{Change, Group, GroupParts, Op};
 use crate::index::CacheBudget;
-use crate::seam::{SimClock, SimDevice, SimEntropy};
+use crate::seam::{Rooms, SimClock, SimDevice, SimEntropy};
 use crate::vocab::{DiskId, DiskOrdinal, Error, GroupId, Moment, Result, StoreId, VmId};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -29,6 +29,7 @@ pub(super) fn parts(device: &SimDevice, seed: u64) -> GroupParts {
         boot: [4; 16],
         cache: CacheBudget::new(1 << 20),
         segment_bytes: (96 << 10, 96 << 10),
+        rooms: Rooms::of_one(Arc::new(device.storage("store"))),
     }
 }
 

@@ -7,7 +7,7 @@
 mod power;
 
 use crate::journal::{Log, LogIdentity, LogParts};
-use crate::seam::{SimClock, SimDevice, SimEntropy};
+use crate::seam::{Room, SimClock, SimDevice, SimEntropy};
 use crate::vocab::{EpochId, GroupId, LogId, StoreId};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ pub(super) fn parts(device: &SimDevice, seed: u64) -> LogParts {
         clock: Arc::new(SimClock::new(1_700_000_000_000_000_000)),
         entropy: Arc::new(SimEntropy::new(seed)),
         segment_bytes: (64 << 10, 64 << 10),
+        room: Room::new(Arc::new(device.storage("journal"))),
     }
 }
 

@@ -178,7 +178,7 @@ impl Storage for SimStorage {
 
     fn space(&self) -> Result<Space> {
         self.call(Class::Read, Path::new(""), "can't ask for free space", |state| {
-            Ok(Space { total: state.room, free: state.room.saturating_sub(state.used) })
+            Ok(Space { total: state.room, free: state.room.saturating_sub(state.used), filesystem: 1 })
         })
     }
 

@@ -11,7 +11,7 @@ use crate::group::{Group, GroupParts, NameLog, Names};
 use crate::history::{ChainValue, Event, Row};
 use crate::index::CacheBudget;
 use crate::journal::{SEGMENT_BYTES, SegmentInfo};
-use crate::seam::{Access, Overlay, Storage, SystemClock, SystemEntropy};
+use crate::seam::{Access, Overlay, Rooms, Storage, SystemClock, SystemEntropy};
 use crate::site::objects::GroupObject;
 use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogPlace, Moment, Result, StoreId};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,7 @@ pub(in crate::site) fn open_in_memory(
     let over: Arc<dyn Storage> = Arc::new(Overlay::new(store.clone()));
     let same = Arc::ptr_eq(store, journal) || store.shown("".as_ref()) == journal.shown("".as_ref());
     let journal = if same { over.clone() } else { Arc::new(Overlay::new(journal.clone())) as _ };
+    let rooms = Rooms::new(&over, &journal)?;
     let parts = GroupParts {
         store: over,
         journal,
@@ -83,6 +84,7 @@ pub(in crate::site) fn open_in_memory(
         boot: [0; 16],
         cache: CacheBudget::new(64 << 20),
         segment_bytes: SEGMENT_BYTES,
+        rooms,
     };
     Group::open(parts, id)
 }

@@ -8,7 +8,7 @@ use crate::journal::LEFT_OUT;
 use crate::protection::control::{DropWhat, EpochPrefix, MomentRef};
 use crate::protection::job::JobState;
 use crate::protection::{Refused, State};
-use crate::seam::{SimClock, SimDevice, SimEntropy};
+use crate::seam::{Rooms, SimClock, SimDevice, SimEntropy};
 use crate::site::catalog::Catalog;
 use crate::site::commands::ground::{Done, Ground, Rest, known_of};
 use crate::site::jobs::Jobs;
@@ -48,6 +48,7 @@ enum Does {
 fn parts(device: &SimDevice, seed: u64) -> GroupParts {
     let storage = Arc::new(device.storage("store"));
     GroupParts {
+        rooms: Rooms::of_one(storage.clone()),
         store: storage.clone(),
         journal: storage,
         clock: Arc::new(SimClock::new(1_700_000_000_000_000_000 + seed as i64 * 1_000_000_000)),
@@ -93,6 +94,8 @@ impl World {
     fn rest(&self, job: &str, rest: Rest) -> Result<()> {
         assert_eq!(rest, Rest::Free);
         self.group.round_with(Care {
+            fork: None,
+            allowance: None,
             sync_ns: 1,
             window_ns: None,
             pinned: known_of(&self.group).pinned(),

@@ -1,0 +1,116 @@
+//! What happens before a writer gets ENOSPC for its group's journal, in this order, and announced.
+//!
+//! P1. The base follows as far as the window allows, more often.
+//! P2. The window gets shorter from its old end, segment by segment, until the journal is below its share again;
+//!     never past what a peer lacks or a copy reads, and never past the fork of a failover that is not committed.
+//! P3. Then only: nothing that brings bytes is admitted, until there is room.
+//!
+//! A view that is open doesn't keep the base: its reads fail from then on.
+
+use crate::group::upkeep::{Care, Upkeep};
+use crate::group::{Group, left_out};
+use crate::vocab::{Kind, LogPlace, Pos, Result};
+use std::sync::atomic::Ordering;
+
+/// From this share of the allowance on the journal is made shorter, in 1/16.
+const BEGINS: u64 = 14;
+/// And down to this one.
+const ENDS: u64 = 12;
+/// Less room than this on the journal's filesystem is pressure as well, in bytes.
+const LITTLE_BYTES: u64 = 128 << 20;
+/// Or less than this share of it, 1/32.
+const LITTLE_SHARE: u64 = 32;
+/// Looked at so often, ns.
+const LOOK_NS: u64 = 20_000_000;
+/// The filesystem is asked so often, ns.
+const ASK_NS: u64 = 1_000_000_000;
+
+impl Group {
+    /// Makes the journal shorter if it nears its allowance or the filesystem fills, and sets whether writers are
+    /// refused.
+    pub(crate) fn relieve(&self, state: &mut Upkeep, care: Care, now_ns: u64) -> Result<()> {
+        if now_ns.saturating_sub(state.looked_ns) < LOOK_NS {
+            return Ok(());
+        }
+        state.looked_ns = now_ns;
+        if now_ns.saturating_sub(state.asked_ns) >= ASK_NS {
+            state.asked_ns = now_ns;
+            for room in [&self.parts.rooms.store, &self.parts.rooms.journal] {
+                room.refresh()?;
+            }
+        }
+        let used = self.journal_bytes();
+        let limit = care.allowance.unwrap_or(u64::MAX);
+        let room = &self.parts.rooms.journal;
+        let little = LITTLE_BYTES.min(room.total() / LITTLE_SHARE);
+        let short = little.saturating_sub(room.slack());
+        let excess = if used > limit / 16 * BEGINS { used - limit / 16 * ENDS } else { 0 };
+        let wanted = excess.max(short);
+        if wanted > 0 && now_ns.saturating_sub(state.relieved_ns) >= state.relief_pause_ns {
+            let freed = self.shorten(care, wanted)?;
+            state.relieved_ns = now_ns;
+            // Nothing to be had: look again later, not in every turn.
+            state.relief_pause_ns = if freed == 0 { ASK_NS } else { 0 };
+        }
+        self.space.set_over(self.journal_bytes() > limit);
+        Ok(())
+    }
+
+    /// P1 and P2: frees about so many bytes, if it may. Says how many.
+    fn shorten(&self, care: Care, wanted: u64) -> Result<u64> {
+        let done = self.round_with(care)?;
+        if done.freed >= wanted {
+            return Ok(done.freed);
+        }
+        let bound = match (care.pinned, care.fork) {
+            (true, None) => return Ok(done.freed),
+            (true, Some(fork)) if !left_out("P2: no further than the fork") => Some(self.place_behind(fork)?),
+            _ => None,
+        };
+        let pin = *self.pin.lock();
+        let pin = match pin.map(|moment| self.place_behind(moment)) {
+            Some(Err(e)) if e.kind() == Kind::NotFound => return Ok(done.freed),
+            pin => pin.transpose()?,
+        };
+        let segments = self.log.segments();
+        let Some((_, old)) = segments.split_last() else { return Ok(done.freed) };
+        let log = self.log.id();
+        let (path, stands) = {
+            let mut core = self.core.lock();
+            let stands = core.bases.values().filter_map(|p| p.base).map(|b| b.pos).min();
+            (self.head_path(&mut core)?, stands.unwrap_or_default())
+        };
+        // Where a line was left the end of a segment lies on a branch: then as far as the line went.
+        let on_line = |pos: Pos| {
+            let reached = path.intervals().iter().rfind(|i| i.log == log && i.from < pos);
+            reached.map(|i| pos.min(i.to))
+        };
+        let (mut sum, mut edge) = (done.freed, None);
+        for segment in old {
+            if sum >= wanted && edge > Some(stands) {
+                break;
+            }
+            sum += segment.bytes;
+            edge = on_line(self.log.batch_end(segment.end));
+        }
+        let Some(pos) = edge else { return Ok(done.freed) };
+        let edge = [Some(LogPlace { log, pos }), bound, pin].into_iter().flatten();
+        let Some(edge) = edge.filter(|p| p.log == log).min_by_key(|p| p.pos) else { return Ok(done.freed) };
+        let more = self.round(Some(edge))?;
+        if more.freed > 0 {
+            self.shortened.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(group = %self.id().short(), bytes = more.freed, "the window was made shorter for want of room");
+        }
+        Ok(done.freed + more.freed)
+    }
+
+    /// How often the window was made shorter for want of room since the group was opened.
+    pub fn shortened(&self) -> u64 {
+        self.shortened.load(Ordering::Relaxed)
+    }
+
+    /// Whether writers are refused because the journal has reached its allowance.
+    pub fn is_over(&self) -> bool {
+        self.space.is_over()
+    }
+}
