@@ -120,25 +120,6 @@ pub struct GapReport {
     pub reason: String,
 }
 
-/// One event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventReport {
-    /// Wall time here.
-    pub time: WallTime,
-    /// At which site.
-    pub site: String,
-    /// VM, group, job or `site`.
-    pub subject: String,
-    /// What happened, one word: `command`, `state`, `health`, `job` …
-    pub kind: String,
-    /// Who typed it: uid, gid, pid.
-    pub by: Option<(u32, u32, u32)>,
-    /// In words, or the line as typed.
-    pub text: String,
-    /// What came of it.
-    pub outcome: Option<String>,
-}
-
 /// What one choice of a moment loses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LossReport {

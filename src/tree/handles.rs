@@ -7,7 +7,9 @@
 //! H3. An opening of a past moment keeps that moment.
 
 use crate::site::start::Openings;
+use crate::tree::control::{Control, Said};
 use crate::tree::host::Numbers;
+use crate::tree::lines::Lines;
 use crate::tree::live::Live;
 use crate::tree::node::{KIND_OPEN, Node};
 use crate::tree::ops::{Answer, Errno};
@@ -27,6 +29,10 @@ pub(super) enum What {
     Past(PastFile),
     /// A file that is made when it is opened.
     Text(Vec<u8>),
+    /// A control or policy file.
+    Control(Control),
+    /// Events, or a job's log: lines that become more while they are read.
+    Lines(Lines),
 }
 
 /// An opening.
@@ -47,6 +53,9 @@ pub(super) struct Meaning {
     /// The name of a live file that was opened for writing.
     #[serde(default)]
     pub(super) writes: Option<String>,
+    /// What was written to a control file by this opening.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) said: Option<Said>,
 }
 
 impl Open {
@@ -98,6 +107,11 @@ impl Handles {
     pub(super) fn writers(&self) -> Box<Openings> {
         let writers = Arc::clone(&self.writers);
         Box::new(move |vm| writers.lock().values().find(|(of, _)| *of == vm).map(|(_, name)| name.clone()))
+    }
+
+    /// The mount's table.
+    pub(super) fn numbers(&self) -> &Arc<dyn Numbers> {
+        &self.numbers
     }
 
     fn shard(&self, handle: u64) -> &RwLock<HashMap<u64, Arc<Open>>> {

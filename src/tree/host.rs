@@ -7,6 +7,7 @@ use crate::site::catalog::Catalog;
 use crate::site::requests::Requests;
 use crate::site::start::Openings;
 use crate::site::{Site, Vm};
+use crate::tree::controls::Controls;
 use crate::vocab::{Error, Kind, Result, VmId};
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -49,6 +50,8 @@ pub trait Host: Send + Sync {
     fn entropy(&self) -> &dyn Entropy;
     /// Says who knows which disks are open for writing.
     fn set_openings(&self, _openings: Box<Openings>) {}
+    /// What the control files say and do.
+    fn controls(&self) -> &dyn Controls;
     /// The mount is gone, or another process takes over: everything to its place.
     fn close(&self) -> Result<()>;
 }
@@ -91,7 +94,7 @@ impl Item for Vm {
 }
 
 /// The site's own VM behind an item.
-fn own(site: &Site, item: &dyn Item) -> Result<Arc<Vm>> {
+pub(super) fn own(site: &Site, item: &dyn Item) -> Result<Arc<Vm>> {
     site.vm(&item.name())
         .filter(|vm| vm.id() == item.id())
         .ok_or_else(|| Error::new(Kind::Stale, format!("the VM {} is gone", item.name())))
@@ -133,6 +136,9 @@ impl Host for Site {
     }
     fn set_openings(&self, openings: Box<Openings>) {
         self.set_openings(openings);
+    }
+    fn controls(&self) -> &dyn Controls {
+        self
     }
     fn close(&self) -> Result<()> {
         self.close()

@@ -2,9 +2,10 @@
 
 use crate::group::{Gate, Op, Reply};
 use crate::site::names::is_disk;
+use crate::tree::control::{Control, Said};
 use crate::tree::handles::{Meaning, Open, What};
 use crate::tree::live::{Live, join};
-use crate::tree::node::Node;
+use crate::tree::node::{JobFile, Node, SiteFile};
 use crate::tree::once::Once;
 use crate::tree::ops::{
     Answer, Completion, Errno, Opened, ReadCompletion, Request, Seek, SetAttributes, SetTime,
@@ -48,12 +49,13 @@ impl Tree {
                 self.open_live(&live, writes(flags))
             }
             node => {
-                if writes(flags) || flags & libc::O_TRUNC != 0 {
+                if (writes(flags) || flags & libc::O_TRUNC != 0) && !node.takes_lines() {
                     return Err(Errno::EROFS);
                 }
-                let open = self.open_other(&node)?;
+                let open = self.open_other(&node, None)?;
                 let past = matches!(node, Node::Past(..) | Node::PastRoot(..));
-                let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None };
+                let meaning =
+                    Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None, said: None };
                 let handle = self.handles.add(&meaning, open).map_err(failed)?;
                 // A past moment never changes: its pages may stay.
                 Ok(Opened { handle, direct_io: !past, parallel_direct_writes: false, keep_cache: past })
@@ -66,7 +68,7 @@ impl Tree {
         let name =
             || live.named().map_or_else(|_| live.vm.name(), |named| join(&live.vm.name(), &named.path));
         let writes = writes.then(name);
-        let meaning = Meaning { node: live.node.clone(), epoch, file: live.file, writes };
+        let meaning = Meaning { node: live.node.clone(), epoch, file: live.file, writes, said: None };
         let open = Open::new(What::Live(live.clone()), epoch);
         let handle = self.handles.add(&meaning, open).map_err(failed)?;
         Ok(Opened { handle, direct_io: true, parallel_direct_writes: true, keep_cache: false })
@@ -75,13 +77,19 @@ impl Tree {
     pub(super) fn opened(&self, handle: u64) -> Answer<Arc<Open>> {
         self.handles.get(handle, |meaning| match meaning.node {
             Node::Live(vm, file) => Ok(Open::new(What::Live(self.live(vm, file)?), meaning.epoch)),
-            node => self.open_other(&node),
+            node => self.open_other(&node, meaning.said),
         })
     }
 
-    fn open_other(&self, node: &Node) -> Answer<Open> {
+    fn open_other(&self, node: &Node, said: Option<Said>) -> Answer<Open> {
         let what = match node {
             Node::Past(vm, moment, file) => What::Past(self.past_file(*vm, *moment, *file)?),
+            node if node.takes_lines() => {
+                What::Control(Control::new(node.clone(), self.control_text(node)?, said))
+            }
+            Node::SiteFile(SiteFile::Events, _) | Node::JobFile(_, JobFile::Log, _) => {
+                What::Lines(self.lines_of(node)?)
+            }
             node => What::Text(self.text_of(node)?),
         };
         Ok(Open::new(what, EpochId::NONE))
@@ -96,6 +104,14 @@ impl Tree {
             let from = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
             let to = from.saturating_add(size as usize).min(text.len());
             return reply.done(Ok(&text[from..to]));
+        }
+        match &open.what {
+            What::Control(control) => return reply.done(Ok(&control.read(offset, size as usize))),
+            What::Lines(lines) => match self.read_lines(lines, offset, size as usize) {
+                Ok(bytes) => return reply.done(Ok(&bytes)),
+                Err(errno) => return reply.done(Err(errno)),
+            },
+            _ => {}
         }
         BUFFER.with(|buffer| {
             let mut buffer = buffer.borrow_mut();
@@ -112,8 +128,8 @@ impl Tree {
 
     pub(super) fn write_open(
         &self,
-        handle: u64,
-        offset: u64,
+        request: &Request,
+        (handle, offset): (u64, u64),
         data: &[u8],
         flags: i32,
         reply: Completion<u32>,
@@ -123,6 +139,9 @@ impl Tree {
             Ok(open) => open,
             Err(e) => return reply.done(Err(e)),
         };
+        if matches!(open.what, What::Control(_)) {
+            return self.write_control(open, request, (handle, offset), data, reply);
+        }
         let sync = flags & (libc::O_DSYNC | libc::O_SYNC) != 0;
         self.submit(
             &open,
@@ -289,6 +308,7 @@ impl Tree {
                 let len = text.len() as u64;
                 Ok((offset < len).then_some(if seek == Seek::Data { offset } else { len }))
             }
+            What::Control(_) | What::Lines(_) => return Err(Errno::EINVAL),
         };
         found.map_err(failed)?.ok_or(Errno::ENXIO)
     }
@@ -358,6 +378,6 @@ fn read_file(open: &Open, offset: u64, buffer: &mut [u8]) -> Answer<usize> {
             past.read(offset, &mut buffer[..got]).map_err(failed)?;
             Ok(got)
         }
-        What::Text(_) => Err(Errno::EIO),
+        What::Text(_) | What::Control(_) | What::Lines(_) => Err(Errno::EIO),
     }
 }

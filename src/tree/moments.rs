@@ -1,13 +1,14 @@
-//! Names of moments in `recovery-points/`: `@seq-<n>`, `@<epoch>-<n>`, `@<time>`.
+//! Names of moments in `recovery-points/`: of points, `@seq-<n>`, `@<epoch>-<n>`, `@<time>`.
 
 use crate::group::Group;
+use crate::protection::PointSet;
 use crate::protection::control::MomentRef;
 use crate::tree::ops::{Answer, Errno};
 use crate::tree::tree::failed;
 use crate::vocab::{Moment, Seq};
 
 /// The moment of a group that this name stands for; ENOENT if it names none.
-pub(super) fn find(group: &Group, name: &str) -> Answer<Moment> {
+pub(super) fn find(group: &Group, name: &str, points: impl FnOnce() -> Answer<PointSet>) -> Answer<Moment> {
     let name: MomentRef = name.parse().map_err(|_| Errno::ENOENT)?;
     let head = group.head();
     match name {
@@ -21,6 +22,7 @@ pub(super) fn find(group: &Group, name: &str) -> Answer<Moment> {
             let found = group.moment_at(time).map_err(failed)?.filter(|at| !at.ambiguous);
             found.map(|at| at.moment).ok_or(Errno::ENOENT)
         }
+        MomentRef::Point(name) => points()?.find(&name).map(|point| point.moment).ok_or(Errno::ENOENT),
         _ => Err(Errno::ENOENT),
     }
 }

@@ -5,9 +5,10 @@
 //! N2. A number is put into the mount's table before it is answered, so that the next process knows it.
 //! N3. Numbers of past moments are bounded: the oldest are forgotten. An opening keeps what it stands for itself.
 
+use crate::protection::{Scope, Verb};
 use crate::tree::host::Numbers;
-use crate::tree::ops::{Answer, Errno, ROOT};
-use crate::vocab::{DiskId, Moment, Result, VmId};
+use crate::tree::ops::{Answer, Errno, NodeKind, ROOT};
+use crate::vocab::{DiskId, Moment, Result, StoreId, VmId};
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
@@ -27,7 +28,11 @@ const MARK: u64 = 1 << 62;
 #[serde(rename_all = "kebab-case")]
 pub(super) enum VmFile {
     Status,
-    StatusJson,
+    Health,
+    Allowed,
+    Check,
+    Gaps,
+    Policy,
 }
 
 /// A file of `site/`.
@@ -35,7 +40,54 @@ pub(super) enum VmFile {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum SiteFile {
     Status,
-    StatusJson,
+    Events,
+}
+
+/// A file of a job's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum JobFile {
+    Status,
+    Progress,
+    Log,
+}
+
+/// Whose `control/` it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Whose {
+    Vm(VmId),
+    Site,
+    Job(String),
+}
+
+impl Whose {
+    /// The verbs that lie there.
+    pub(super) fn verbs(&self) -> impl Iterator<Item = Verb> {
+        let scope = match self {
+            Self::Vm(_) => Scope::Vm,
+            Self::Site => Scope::Site,
+            Self::Job(_) => Scope::Job,
+        };
+        Verb::ALL.iter().copied().filter(move |verb| verb.scope() == scope)
+    }
+}
+
+/// A symbolic link in `recovery-points/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Latest {
+    Received,
+    Processed,
+    AppConsistent,
+}
+
+/// As text, or the same as JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Form {
+    Text,
+    Json,
 }
 
 /// A node of the tree.
@@ -52,27 +104,82 @@ pub(super) enum Node {
     Vms,
     /// `vms/<vm>/`.
     Vm(VmId),
-    VmFile(VmId, VmFile),
+    VmFile(VmId, VmFile, Form),
     /// `vms/<vm>/recovery-points/`.
     Points(VmId),
+    PointLink(VmId, Latest),
     /// `vms/<vm>/recovery-points/<moment>/`.
     PastRoot(VmId, Moment),
     /// A file or directory of a moment.
     Past(VmId, Moment, DiskId),
+    /// `vms/<vm>/branches/`.
+    Branches(VmId),
     /// `site/`.
     Site,
-    SiteFile(SiteFile),
+    SiteFile(SiteFile, Form),
+    /// `site/peers/`.
+    Peers,
+    /// `site/peers/<name>/`.
+    Peer(StoreId),
+    PeerStatus(StoreId, Form),
+    /// `jobs/`.
+    Jobs,
+    /// `jobs/<id>/`.
+    Job(String),
+    JobFile(String, JobFile, Form),
+    /// A `control/` directory.
+    Control(Whose),
+    Verb(Whose, String),
 }
 
-/// Names with fixed places: of the root, of each VM's directory, of `site/`.
-pub(super) const ROOT_NAMES: &[(&str, Node)] =
-    &[("README", Node::Readme), ("disks", Node::Disks), ("site", Node::Site), ("vms", Node::Vms)];
-pub(super) const VM_FILES: &[(&str, VmFile)] =
-    &[("status", VmFile::Status), ("status.json", VmFile::StatusJson)];
-pub(super) const SITE_FILES: &[(&str, SiteFile)] =
-    &[("status", SiteFile::Status), ("status.json", SiteFile::StatusJson)];
+/// Names with fixed places: of the root, of each VM's directory, of `site/`, of a job's directory.
+pub(super) const ROOT_NAMES: &[(&str, Node)] = &[
+    ("README", Node::Readme),
+    ("disks", Node::Disks),
+    ("jobs", Node::Jobs),
+    ("site", Node::Site),
+    ("vms", Node::Vms),
+];
+pub(super) const VM_FILES: &[(&str, VmFile, Form)] = &[
+    ("status", VmFile::Status, Form::Text),
+    ("status.json", VmFile::Status, Form::Json),
+    ("health", VmFile::Health, Form::Text),
+    ("health.json", VmFile::Health, Form::Json),
+    ("allowed", VmFile::Allowed, Form::Text),
+    ("allowed.json", VmFile::Allowed, Form::Json),
+    ("check", VmFile::Check, Form::Text),
+    ("check.json", VmFile::Check, Form::Json),
+    ("gaps", VmFile::Gaps, Form::Text),
+    ("gaps.json", VmFile::Gaps, Form::Json),
+    ("policy", VmFile::Policy, Form::Text),
+    ("policy.json", VmFile::Policy, Form::Json),
+];
+pub(super) const SITE_FILES: &[(&str, SiteFile, Form)] = &[
+    ("status", SiteFile::Status, Form::Text),
+    ("status.json", SiteFile::Status, Form::Json),
+    ("events", SiteFile::Events, Form::Text),
+    ("events.json", SiteFile::Events, Form::Json),
+];
+pub(super) const JOB_FILES: &[(&str, JobFile, Form)] = &[
+    ("status", JobFile::Status, Form::Text),
+    ("status.json", JobFile::Status, Form::Json),
+    ("progress", JobFile::Progress, Form::Text),
+    ("log", JobFile::Log, Form::Text),
+];
+pub(super) const PEER_FILES: &[(&str, Form)] = &[("status", Form::Text), ("status.json", Form::Json)];
+pub(super) const LATEST: &[(&str, Latest)] = &[
+    ("latest", Latest::Received),
+    ("latest-processed", Latest::Processed),
+    ("latest-app-consistent", Latest::AppConsistent),
+];
 /// The directory of moments in a VM's directory.
 pub(super) const POINTS: &str = "recovery-points";
+/// The directory of branches in a VM's directory.
+pub(super) const BRANCHES: &str = "branches";
+/// The directory of verbs of a VM, a job, the site.
+pub(super) const CONTROL: &str = "control";
+/// The directory of peers in `site/`.
+pub(super) const PEERS: &str = "peers";
 
 impl Node {
     /// N1.
@@ -95,12 +202,35 @@ impl Node {
         matches!(self, Self::PastRoot(..) | Self::Past(..))
     }
 
+    /// Of those that have one kind whatever they hold.
+    pub(super) fn kind(&self) -> NodeKind {
+        match self {
+            Self::Readme
+            | Self::VmFile(..)
+            | Self::SiteFile(..)
+            | Self::PeerStatus(..)
+            | Self::JobFile(..)
+            | Self::Verb(..) => NodeKind::File,
+            Self::PointLink(..) => NodeKind::Symlink,
+            _ => NodeKind::Directory,
+        }
+    }
+
+    /// A file that is written to: a verb, or a policy.
+    pub(super) fn takes_lines(&self) -> bool {
+        matches!(self, Self::Verb(..) | Self::VmFile(_, VmFile::Policy, Form::Text))
+    }
+
     fn vm(&self) -> Option<VmId> {
         match self {
             Self::Live(vm, _)
             | Self::Vm(vm)
-            | Self::VmFile(vm, _)
+            | Self::VmFile(vm, ..)
             | Self::Points(vm)
+            | Self::PointLink(vm, _)
+            | Self::Branches(vm)
+            | Self::Control(Whose::Vm(vm))
+            | Self::Verb(Whose::Vm(vm), _)
             | Self::PastRoot(vm, _)
             | Self::Past(vm, ..) => Some(*vm),
             _ => None,

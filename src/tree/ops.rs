@@ -113,7 +113,7 @@ pub struct Request {
 }
 
 /// The kind of a directory entry.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum NodeKind {
     /// A regular file.
     File,

@@ -84,8 +84,10 @@ impl Past {
 impl Tree {
     /// The moment that a name in `recovery-points/` stands for. P1.
     pub(super) fn moment_named(&self, vm: VmId, name: &str) -> Answer<Moment> {
-        let group = self.item(vm)?.group().map_err(failed)?;
-        let moment = crate::tree::moments::find(&group, name)?;
+        let item = self.item(vm)?;
+        let group = item.group().map_err(failed)?;
+        let points = || self.host.controls().points(&*item).map_err(failed);
+        let moment = crate::tree::moments::find(&group, name, points)?;
         let moment = group.table().norm(moment).map_err(|_| Errno::ENOENT)?;
         self.past(vm, moment).map_err(|e| if e == Errno::ESTALE { Errno::ENOENT } else { e })?;
         Ok(moment)

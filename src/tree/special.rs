@@ -1,80 +1,118 @@
 //! Files that say something: made when they are opened, the same for the whole opening.
 
-use crate::group::Gate;
-use crate::tree::node::{Node, SiteFile, VmFile};
+use crate::protection::report::PeerReport;
+use crate::site::replication::PeerStatus;
+use crate::tree::node::{Form, JobFile, Node, SiteFile, VmFile};
 use crate::tree::ops::{Answer, Errno};
-use crate::tree::text::{Sheet, Value, readme};
+use crate::tree::text::{
+    Sheet, Value, allowed_sheet, check_sheet, gaps_sheet, health_sheet, peer_sheet, readme, site_sheet,
+    status_sheet,
+};
 use crate::tree::tree::{Tree, failed};
-use crate::vocab::VmId;
+use crate::vocab::StoreId;
+
+/// The length of such a file is found anew after this, ns.
+const LENGTH_NS: u64 = 1_000_000_000;
 
 impl Tree {
     /// The content of a file of this kind.
     pub(super) fn text_of(&self, node: &Node) -> Answer<Vec<u8>> {
-        let version = env!("CARGO_PKG_VERSION");
+        let controls = self.host.controls();
         let text = match node {
-            Node::Readme => readme(&self.host.name(), version),
-            Node::VmFile(vm, VmFile::Status) => self.vm_sheet(*vm)?.text(),
-            Node::VmFile(vm, VmFile::StatusJson) => json(&self.vm_sheet(*vm)?),
-            Node::SiteFile(SiteFile::Status) => self.site_sheet().text(),
-            Node::SiteFile(SiteFile::StatusJson) => json(&self.site_sheet()),
+            Node::Readme => readme(&self.host.name(), env!("CARGO_PKG_VERSION")),
+            Node::VmFile(vm, file, form) => {
+                let vm = &*self.item(*vm)?;
+                let sheet = match file {
+                    VmFile::Status => controls.status(vm).map(|r| status_sheet(&r)),
+                    VmFile::Health => controls.health(vm).map(|r| health_sheet(&r)),
+                    VmFile::Allowed => controls.allowed(vm).map(|r| allowed_sheet(&r)),
+                    VmFile::Check => controls.check(vm).map(|r| check_sheet(&r)),
+                    VmFile::Gaps => controls.gaps(vm).map(|r| gaps_sheet(&r)),
+                    VmFile::Policy => {
+                        let (text, json) = controls.policy(vm).map_err(failed)?;
+                        let text = if *form == Form::Json { format!("{json:#}\n") } else { text };
+                        return Ok(text.into_bytes());
+                    }
+                };
+                said(&sheet.map_err(failed)?, *form)
+            }
+            Node::SiteFile(SiteFile::Status, form) => {
+                said(&site_sheet(&controls.site_status().map_err(failed)?), *form)
+            }
+            Node::PeerStatus(store, form) => {
+                let (report, status) = self.peer(|_, s| s.peer.store == *store)?;
+                said(&peer_lines(&report, &status), *form)
+            }
+            Node::JobFile(id, file, form) => {
+                let job = self.job(id)?;
+                match (file, form) {
+                    (JobFile::Progress, _) => job.progress_text(),
+                    (_, Form::Json) => format!("{:#}\n", job.json()),
+                    (_, Form::Text) => job.status_text(),
+                }
+            }
             _ => return Err(Errno::EISDIR),
         };
         Ok(text.into_bytes())
     }
 
-    /// What is known of a VM by its group alone.
-    fn vm_sheet(&self, vm: VmId) -> Answer<Sheet> {
-        let item = self.item(vm)?;
-        let group = item.group().map_err(failed)?;
-        let (head, gate) = (group.head(), group.gate());
-        let (writable, files) = (matches!(gate, Gate::Open { .. }), self.vm_files(&*item, &group));
-        let mut sheet = Sheet::new();
-        sheet
-            .set("name", item.name())
-            .set("uuid", vm.to_string())
-            .set("site", self.host.name())
-            .set("writable", writable)
-            .set("head", format!("@{}-{}", head.epoch, head.seq))
-            .set("head-time", group.time_of(head).ok().flatten().map_or(Value::None, Value::Time))
-            .set("durable", group.is_durable())
-            .set("used", Value::Bytes(group.journal_bytes()))
-            .set("disk", files);
-        Ok(sheet)
+    /// The length of the file as it would be opened now, or was a moment ago: finding it means making it.
+    pub(super) fn length_of(&self, node: &Node) -> Answer<u64> {
+        if matches!(node, Node::SiteFile(SiteFile::Events, _) | Node::JobFile(_, JobFile::Log, _)) {
+            return self.length_of_lines(&self.lines_of(node)?);
+        }
+        let (ino, now) = (node.ino(), self.host.clock().monotonic_ns());
+        let known = self.lengths.lock().get(&ino).copied();
+        if let Some((length, found)) = known
+            && now.saturating_sub(found) < LENGTH_NS
+        {
+            return Ok(length);
+        }
+        let text = if node.takes_lines() { self.control_text(node)? } else { self.text_of(node)? };
+        let length = text.len() as u64;
+        let mut lengths = self.lengths.lock();
+        lengths.retain(|_, (_, found)| now.saturating_sub(*found) < LENGTH_NS);
+        lengths.insert(ino, (length, now));
+        Ok(length)
     }
 
-    fn vm_files(&self, item: &dyn crate::tree::Item, group: &crate::group::Group) -> Vec<Sheet> {
-        use crate::format::FileKind;
-        use crate::site::names::is_disk;
-        let files: Vec<_> = group.names_now(|names| {
-            let of = |f: &&crate::group::NamedFile| f.vm == item.id() && f.kind == FileKind::File;
-            names.files.values().filter(of).cloned().collect()
-        });
-        let row = |f: crate::group::NamedFile| {
-            let name = if f.path.is_empty() { item.name() } else { f.path.clone() };
-            let role = if f.path.is_empty() || is_disk(&f.path) { "disk" } else { "companion" };
-            let mut row = Sheet::new();
-            row.set("name", name)
-                .set("role", role)
-                .set("size", Value::Bytes(f.size))
-                .set("uuid", f.file.to_string());
-            row
-        };
-        files.into_iter().filter(|f| !f.path.starts_with(crate::tree::live::REMOVED)).map(row).collect()
+    /// A job that is kept.
+    pub(super) fn job(&self, id: &str) -> Answer<crate::protection::job::Job> {
+        self.host.controls().jobs().into_iter().find(|job| job.id == id).ok_or(Errno::ENOENT)
     }
 
-    fn site_sheet(&self) -> Sheet {
-        let space = self.host.catalog().storage().space().unwrap_or_default();
-        let mut sheet = Sheet::new();
-        sheet
-            .set("site", self.host.name())
-            .set("version", env!("CARGO_PKG_VERSION"))
-            .set("vms", self.host.vms().len() as u64)
-            .set("room-free", Value::Bytes(space.free))
-            .set("room", Value::Bytes(space.total));
-        sheet
+    /// The peer that is meant.
+    pub(super) fn peer(
+        &self,
+        wanted: impl Fn(&PeerReport, &PeerStatus) -> bool,
+    ) -> Answer<(PeerReport, PeerStatus)> {
+        let peers = self.host.controls().peers();
+        peers.into_iter().find(|(report, status)| wanted(report, status)).ok_or(Errno::ENOENT)
+    }
+
+    /// A peer by its name.
+    pub(super) fn peer_named(&self, name: &str) -> Answer<StoreId> {
+        self.peer(|report, _| report.name == name).map(|(_, status)| status.peer.store)
     }
 }
 
-fn json(sheet: &Sheet) -> String {
-    format!("{:#}\n", sheet.json())
+fn said(sheet: &Sheet, form: Form) -> String {
+    match form {
+        Form::Text => sheet.text(),
+        Form::Json => format!("{:#}\n", sheet.json()),
+    }
+}
+
+fn peer_lines(report: &PeerReport, status: &PeerStatus) -> Sheet {
+    let mut sheet = peer_sheet(report);
+    sheet
+        .set("id", status.peer.store.to_string())
+        .set("same-host", status.same_host)
+        .set("groups", status.groups as u64)
+        .set("sent", Value::Bytes(status.sent_bytes))
+        .set("received", Value::Bytes(status.received_bytes));
+    if let Some((name, text)) = &status.refusal {
+        sheet.set("refusal", name.as_str()).set("why", text.as_str());
+    }
+    sheet
 }

@@ -11,8 +11,8 @@ mod readme;
 mod sheet;
 mod status;
 
-pub use control::{allowed_sheet, check_sheet, control_sheet};
-pub use lists::{event_json, event_line, gaps_sheet, health_sheet, peer_sheet};
+pub use control::{allowed_sheet, check_sheet, control_sheet, outcome_sheet};
+pub use lists::{gaps_sheet, health_sheet, peer_sheet};
 pub use readme::readme;
 pub use sheet::{Sheet, Value};
 pub use status::{site_sheet, status_sheet};

@@ -9,9 +9,8 @@ use crate::format::FileKind;
 use crate::tree::attributes::{AttributeStore, FileAttributes, Set, xattr_fits};
 use crate::tree::handles::Handles;
 use crate::tree::host::{Host, Notices, Numbers};
-use crate::tree::live::{Live, children};
-use crate::tree::names::is_removed_vm;
-use crate::tree::node::{Node, Nodes, POINTS, ROOT_NAMES, SITE_FILES, VM_FILES};
+use crate::tree::live::Live;
+use crate::tree::node::{Node, Nodes};
 use crate::tree::ops::*;
 use crate::tree::past::Past;
 use crate::vocab::{DiskId, Error, Kind, Moment, Result, VmId};
@@ -19,12 +18,11 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How long the kernel may use names and attributes without asking: what changes without it knowing (a failover, a
 /// target that follows its source) shows at most this late.
-const TTL: Duration = Duration::from_secs(1);
+pub(super) const TTL: Duration = Duration::from_secs(1);
 
 type Openmoments = Vec<((VmId, Moment), Arc<Past>)>;
 
@@ -40,7 +38,11 @@ pub struct Tree {
     /// One change of names at a time.
     pub(super) change: Mutex<()>,
     /// Wall time at which this process began to serve.
-    started: i64,
+    pub(super) started: i64,
+    /// Who may write to control files.
+    pub(super) keepers: (u32, u32),
+    /// Lengths of files that are made when they are opened, with the time when they were found.
+    pub(super) lengths: Mutex<HashMap<u64, (u64, u64)>>,
 }
 
 /// The errno of an error; what a person may have to know is logged.
@@ -79,6 +81,8 @@ impl Tree {
             moments: Mutex::default(),
             change: Mutex::default(),
             started,
+            keepers: crate::tree::owner::keepers(),
+            lengths: Mutex::default(),
             host,
         };
         tree.sweep_removed();
@@ -91,136 +95,6 @@ impl Tree {
             FileAttributes::new(Set { mode: 0o755, uid: 0, gid: 0, xattrs: BTreeMap::new() }, self.started)
         };
         self.attributes.of(VmId::NONE, DiskId::NONE, default).map_err(failed)
-    }
-
-    fn attributes_of(&self, node: &Node) -> Answer<Attributes> {
-        match node {
-            Node::Live(vm, file) => self.live_attributes(&*self.live(*vm, *file)?),
-            Node::PastRoot(..) | Node::Past(..) => self.past_attributes(node),
-            node => {
-                let is_file = matches!(node, Node::Readme | Node::VmFile(..) | Node::SiteFile(..));
-                if let Node::Vm(vm) | Node::VmFile(vm, _) | Node::Points(vm) = node {
-                    self.item(*vm)?;
-                }
-                let (mode, uid, gid, times) = if *node == Node::Disks {
-                    let own = self.disks_attributes()?;
-                    let (mode, uid, gid) = own.owner();
-                    (mode, uid, gid, [&own.atime, &own.mtime, &own.ctime].map(|t| t.load(Ordering::Relaxed)))
-                } else {
-                    (if is_file { 0o444 } else { 0o555 }, 0, 0, [self.started; 3])
-                };
-                let (size, blocks, kind, nlink) = if is_file {
-                    (self.text_of(node)?.len() as u64, 0, NodeKind::File, 1)
-                } else {
-                    (4096, 8, NodeKind::Directory, 2)
-                };
-                let [atime, mtime, ctime] = times;
-                Ok(Attributes {
-                    ino: node.ino(),
-                    size,
-                    blocks,
-                    atime,
-                    mtime,
-                    ctime,
-                    kind,
-                    mode,
-                    nlink,
-                    uid,
-                    gid,
-                })
-            }
-        }
-    }
-
-    fn child(&self, parent: &Node, name: &OsStr) -> Answer<Node> {
-        let name = text(name).map_err(|_| Errno::ENOENT)?;
-        fn fixed<T: Clone>(table: &[(&str, T)], name: &str) -> Option<T> {
-            table.iter().find(|(n, _)| *n == name).map(|(_, node)| node.clone())
-        }
-        let found = match parent {
-            Node::Root => fixed(ROOT_NAMES, name),
-            Node::Site => fixed(SITE_FILES, name).map(Node::SiteFile),
-            Node::Vms => self.host.vm(name).filter(|_| !is_removed_vm(name)).map(|vm| Node::Vm(vm.id())),
-            Node::Vm(vm) if name == POINTS => Some(Node::Points(*vm)),
-            Node::Vm(vm) => fixed(VM_FILES, name).map(|file| Node::VmFile(*vm, file)),
-            Node::Points(vm) => Some(Node::PastRoot(*vm, self.moment_named(*vm, name)?)),
-            Node::PastRoot(vm, moment) => {
-                let past = self.past(*vm, *moment)?;
-                past.child("", name).map(|f| Node::Past(*vm, *moment, f.file))
-            }
-            Node::Past(vm, moment, file) => {
-                let past = self.past(*vm, *moment)?;
-                let (_, dir) = past.named(*file).ok_or(Errno::ESTALE)?;
-                past.child(&dir.path, name).map(|f| Node::Past(*vm, *moment, f.file))
-            }
-            _ => None,
-        };
-        found.ok_or(Errno::ENOENT)
-    }
-
-    /// Number, kind and name of everything in a directory.
-    fn names_in(&self, node: &Node) -> Answer<Vec<(u64, NodeKind, String)>> {
-        let kind_of = |kind: FileKind| match kind {
-            FileKind::File => NodeKind::File,
-            FileKind::Directory => NodeKind::Directory,
-        };
-        let row = |node: Node, kind: NodeKind, name: &str| (node.ino(), kind, name.to_owned());
-        let file = NodeKind::File;
-        let dir = NodeKind::Directory;
-        Ok(match node {
-            Node::Root => ROOT_NAMES
-                .iter()
-                .map(|(name, node)| row(node.clone(), if *node == Node::Readme { file } else { dir }, name))
-                .collect(),
-            Node::Site => SITE_FILES.iter().map(|(name, f)| row(Node::SiteFile(*f), file, name)).collect(),
-            Node::Vm(vm) => VM_FILES
-                .iter()
-                .map(|(name, f)| row(Node::VmFile(*vm, *f), file, name))
-                .chain([row(Node::Points(*vm), dir, POINTS)])
-                .collect(),
-            Node::Points(_) => Vec::new(),
-            Node::Disks | Node::Vms => {
-                let in_disks = *node == Node::Disks;
-                let shown = self.host.vms().into_iter().filter(|item| !is_removed_vm(&item.name()));
-                shown
-                    .map(|item| match in_disks {
-                        true if item.single() => row(Node::Live(item.id(), DiskId::NONE), file, &item.name()),
-                        true => row(Node::Live(item.id(), DiskId::NONE), dir, &item.name()),
-                        false => row(Node::Vm(item.id()), dir, &item.name()),
-                    })
-                    .collect()
-            }
-            Node::Live(vm, id) => {
-                let live = self.live(*vm, *id)?;
-                if !live.is_dir() {
-                    return Err(Errno::ENOTDIR);
-                }
-                let named = live.named()?;
-                live.group.names_now(|names| {
-                    children(names, *vm, &named.path)
-                        .map(|(_, f)| {
-                            let name = crate::tree::live::split(&f.path).1;
-                            row(Node::Live(*vm, f.file), kind_of(f.kind), name)
-                        })
-                        .collect()
-                })
-            }
-            Node::PastRoot(vm, moment) | Node::Past(vm, moment, _) => {
-                let past = self.past(*vm, *moment)?;
-                let path = match node {
-                    Node::Past(.., id) => past.named(*id).ok_or(Errno::ESTALE)?.1.path.clone(),
-                    _ => String::new(),
-                };
-                let name = |f: &crate::group::NamedFile| match f.path.is_empty() {
-                    true => past.item.name(),
-                    false => crate::tree::live::split(&f.path).1.to_owned(),
-                };
-                past.names_in(&path)
-                    .map(|f| row(Node::Past(*vm, *moment, f.file), kind_of(f.kind), &name(f)))
-                    .collect()
-            }
-            _ => return Err(Errno::ENOTDIR),
-        })
     }
 
     /// What keeps attributes that may be set: a file of `disks/`, or `disks/` itself.
@@ -269,6 +143,14 @@ impl Namespace for Tree {
                 self.set_live(request, &live, set)?;
                 Ok((self.live_attributes(&live)?, TTL))
             }
+            // C3: sizes mean nothing; nothing else of a control file can be set.
+            node if node.takes_lines() => {
+                let other = SetAttributes { size: None, atime: None, mtime: None, handle: None, ..*set };
+                if other != SetAttributes::default() {
+                    return Err(Errno::EPERM);
+                }
+                Ok((self.attributes_of(&node)?, TTL))
+            }
             node => {
                 let (vm, file, own) = self.keeper(ino)?;
                 self.set_attributes(vm, file, &own, set, self.host.clock().wall_ns())?;
@@ -277,8 +159,11 @@ impl Namespace for Tree {
         }
     }
 
-    fn readlink(&self, _request: &Request, _ino: u64) -> Answer<OsString> {
-        Err(Errno::EINVAL)
+    fn readlink(&self, _request: &Request, ino: u64) -> Answer<OsString> {
+        match self.nodes.node(ino)? {
+            Node::PointLink(vm, latest) => Ok(OsString::from(self.point_link(vm, latest)?)),
+            _ => Err(Errno::EINVAL),
+        }
     }
 
     fn mkdir(&self, request: &Request, parent: u64, name: &OsStr, mode: u32) -> Answer<Entry> {
@@ -347,7 +232,7 @@ impl Namespace for Tree {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: u64,
         handle: u64,
         offset: u64,
@@ -355,7 +240,7 @@ impl Namespace for Tree {
         flags: i32,
         reply: Completion<u32>,
     ) {
-        self.write_open(handle, offset, data, flags, reply);
+        self.write_open(request, (handle, offset), data, flags, reply);
     }
 
     fn flush(&self, _request: &Request, _ino: u64, _handle: u64, reply: Completion<()>) {
@@ -405,9 +290,13 @@ impl Namespace for Tree {
             }
         }
         let mut all = self.names_in(&node)?;
-        all.sort_unstable_by_key(|(ino, ..)| *ino);
-        for (ino, kind, name) in all.iter().filter(|(ino, ..)| *ino > offset) {
-            if !names.add(Name { ino: *ino, next: *ino, kind: *kind, name: OsStr::new(name) }) {
+        all.sort_unstable();
+        let mut last = 0;
+        for (ino, kind, name) in &all {
+            // Two points may name one moment.
+            last = (*ino).max(last + 1);
+            let here = Name { ino: *ino, next: last, kind: *kind, name: OsStr::new(name) };
+            if last > offset && !names.add(here) {
                 break;
             }
         }

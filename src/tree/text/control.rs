@@ -28,6 +28,13 @@ pub fn control_sheet(r: &ControlReport) -> Sheet {
     sheet
 }
 
+/// What came of lines written to a `policy` file.
+pub fn outcome_sheet(outcome: &Outcome) -> Sheet {
+    let mut sheet = Sheet::new();
+    outcome_lines(&mut sheet, outcome);
+    sheet
+}
+
 fn refusal_lines(sheet: &mut Sheet, refused: &Refused) {
     sheet
         .set("refusal", refused.refusal.name())

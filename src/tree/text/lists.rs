@@ -2,9 +2,7 @@
 
 use super::sheet::{Sheet, Value};
 use crate::protection::admission::moment_name;
-use crate::protection::control::quote;
-use crate::protection::report::{At, EventReport, GapReport, HealthReport, PeerReport};
-use crate::protection::text_time;
+use crate::protection::report::{At, GapReport, HealthReport, PeerReport};
 
 /// `health`.
 pub fn health_sheet(r: &HealthReport) -> Sheet {
@@ -47,39 +45,4 @@ pub fn peer_sheet(peer: &PeerReport) -> Sheet {
     let mut sheet = Sheet::new();
     super::status::peer_lines(&mut sheet, Some(peer));
     sheet
-}
-
-/// A line of `events`: the time, then words and pairs under the quoting of control lines.
-pub fn event_line(e: &EventReport) -> String {
-    let mut line = format!(
-        "{} site={} subject={} kind={}",
-        text_time(e.time),
-        quote(&e.site),
-        quote(&e.subject),
-        e.kind
-    );
-    if let Some((uid, gid, pid)) = e.by {
-        line.push_str(&format!(" uid={uid} gid={gid} pid={pid}"));
-    }
-    line.push_str(&format!(" text={}", quote(&e.text)));
-    if let Some(outcome) = &e.outcome {
-        line.push_str(&format!(" outcome={}", quote(outcome)));
-    }
-    line.push('\n');
-    line
-}
-
-/// The same as a line of JSON.
-pub fn event_json(e: &EventReport) -> String {
-    let by = e.by.map(|(uid, gid, pid)| serde_json::json!({ "uid": uid, "gid": gid, "pid": pid }));
-    let json = serde_json::json!({
-        "time": text_time(e.time),
-        "site": e.site,
-        "subject": e.subject,
-        "kind": e.kind,
-        "by": by,
-        "text": e.text,
-        "outcome": e.outcome,
-    });
-    format!("{json}\n")
 }

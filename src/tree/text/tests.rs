@@ -211,7 +211,7 @@ fn allowed_and_check() {
 }
 
 #[test]
-fn health_gaps_and_events() {
+fn health_and_gaps() {
     let mut health = Health::default();
     let seen = Seen { reason: Reason::RpoExceeded, figure: Some("312s".into()), limit: Some("15min".into()) };
     health.observe(1, 60 * S, &[seen]);
@@ -233,23 +233,6 @@ fn health_gaps_and_events() {
          to-time=1970-01-01T00:00:01.000Z reason=initial\n"
     );
     assert_eq!(gaps_sheet(&[]).text(), "gaps: 0\n");
-
-    let event = EventReport {
-        time: S,
-        site: "london".into(),
-        subject: "web01".into(),
-        kind: "command".into(),
-        by: Some((0, 0, 42)),
-        text: "failover latest".into(),
-        outcome: Some("accepted j7".into()),
-    };
-    assert_eq!(
-        event_line(&event),
-        "1970-01-01T00:00:01.000Z site=london subject=web01 kind=command uid=0 gid=0 pid=42 \
-         text=\"failover latest\" outcome=\"accepted j7\"\n"
-    );
-    let json: serde_json::Value = serde_json::from_str(&event_json(&event)).unwrap();
-    assert_eq!(json["by"]["pid"], 42);
 }
 
 #[test]
