@@ -45,6 +45,9 @@ impl Site {
         let names: Vec<_> = group.names_now(|n| n.files.iter().map(|(disk, f)| (*disk, f.clone())).collect());
         let mut disks = Vec::new();
         for (disk, file) in names {
+            if file.kind != crate::format::FileKind::File {
+                continue;
+            }
             let is_image = vm.single() || is_disk(&file.path);
             disks.push(DiskReport {
                 name: format!("{}/{}", vm.name(), file.path).trim_end_matches('/').to_owned(),

@@ -11,7 +11,7 @@ fn a_mount_says_what_it_is() {
     let readme = fs::read_to_string(mount.path("README")).unwrap();
     assert!(readme.contains("site here"), "{readme}");
     let status = fs::read_to_string(mount.path("vms/web/status")).unwrap();
-    assert!(status.contains("\nwritable: yes\n") && status.contains("name=d.raw"), "{status}");
+    assert!(status.contains("\nwritable: yes\n") && status.contains("name=web/d.raw"), "{status}");
     let json = fs::read_to_string(mount.path("vms/web/status.json")).unwrap();
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&json["name"], &json["disks"][0]["size"]), (&"web".into(), &4096.into()));
