@@ -156,8 +156,8 @@ pub enum Event {
     JumpPublished(Ticket),
     /// This site's roles have changed, durably.
     Roles(Roles),
-    /// The handover for this operation was refused: it isn't asked for again in this connection.
-    Refused(Token),
+    /// The handover for this operation is refused, or takes its time: it isn't asked for again in this connection.
+    Deferred(Token),
     /// Recovery points have changed here.
     Points(PointSet),
     /// Notices have changed here.

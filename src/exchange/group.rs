@@ -192,7 +192,7 @@ impl GroupLink {
                     self.ship(out);
                 }
             }
-            Event::Refused(op) => {
+            Event::Deferred(op) => {
                 if let Some(connection) = &mut self.connection {
                     // As one that was handed over for already: it isn't asked for again in this connection.
                     connection.local.handed.insert(op);

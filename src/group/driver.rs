@@ -211,7 +211,7 @@ impl Driver {
                 Ok(()) => Event::Roles(self.roles()),
                 Err(e) => return vec![closed(&e)],
             },
-            Err(_) => Event::Refused(op),
+            Err(_) => Event::Deferred(op),
         };
         let mut out = self.step(now_ns, event);
         if let Err(e) = stopped {
@@ -366,7 +366,11 @@ impl Driver {
                 self.cursor = Some(moment);
                 return Ok(None);
             }
-            Effect::SourceStep(SourceStep::Handover { op }) => return Ok(push(out, Output::HandOver(op))),
+            Effect::SourceStep(SourceStep::Handover { op }) => {
+                out.push(Output::HandOver(op));
+                // Meanwhile the peer may decide all the same, and that has to be heard.
+                Event::Deferred(op)
+            }
             Effect::SourceStep(step) => {
                 self.source_step(step)?;
                 Event::Roles(self.roles())

@@ -124,6 +124,8 @@ struct GroupSlot {
     joining: Mutex<Option<Token>>,
     running: Mutex<Running>,
     asked: Mutex<Asked>,
+    /// A copy over what the target has is under way, or was asked for.
+    resyncing: AtomicBool,
 }
 
 impl GroupSlot {
@@ -440,6 +442,7 @@ impl Replication {
                 joining: Mutex::new(joining),
                 running: Mutex::default(),
                 asked: Mutex::default(),
+                resyncing: AtomicBool::new(false),
             })
         };
         Ok(Arc::clone(self.groups.lock().entry(vm.group_id()).or_insert_with(fresh)))

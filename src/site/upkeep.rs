@@ -87,8 +87,9 @@ impl Site {
         let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
             return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned(), fork, allowance });
         };
-        // Nothing that the peer lacks may leave the log.
-        let held_back = self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
+        // Nothing that the peer lacks may leave the log, as long as it has something that records can be added to.
+        let gone = known.facts.resync_needed && !known.facts.image;
+        let held_back = !gone && self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
         // What the peer lacks doesn't leave the log for want of room either.
         let (pinned, fork) = (known.pinned() || held_back, fork.filter(|_| !held_back));
         Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance })

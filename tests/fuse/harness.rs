@@ -19,7 +19,9 @@ pub struct Mount {
 
 /// A test whose requests are never answered would wait for ever; after this its server is killed, and what
 /// waits fails.
-const WATCHDOG: Duration = Duration::from_secs(180);
+fn watchdog() -> Duration {
+    Duration::from_secs(if full() { 3600 } else { 180 })
+}
 
 /// Whether the long runs are asked for.
 pub fn full() -> bool {
@@ -137,7 +139,7 @@ impl Mount {
         let (alive, ended) = channel::<()>();
         let keeper_group = -(keeper.id() as i32);
         std::thread::spawn(move || {
-            if ended.recv_timeout(WATCHDOG) == Err(RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(watchdog()) == Err(RecvTimeoutError::Timeout) {
                 eprintln!("a test hangs: its server is killed");
                 unsafe { libc::kill(keeper_group, libc::SIGKILL) };
             }

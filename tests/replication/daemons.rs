@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 const BLOCK: usize = 4096;
 const BLOCKS: u64 = 2048;
 const DISKS: [&str; 2] = ["a.raw", "b.raw"];
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A block's content: its number, then bytes that follow from it.
 fn block(number: u64) -> Vec<u8> {
@@ -37,23 +37,31 @@ fn place(seed: u64, number: u64) -> (usize, u64) {
 }
 
 /// What the guest has done.
-struct Guest {
+pub(super) struct Guest {
     seed: u64,
     /// Writes that were answered.
     answered: AtomicU64,
     /// When each was answered.
     times: Mutex<Vec<Instant>>,
-    stop: AtomicBool,
-    error: Mutex<Option<String>>,
+    pub(super) stop: AtomicBool,
+    pub(super) error: Mutex<Option<String>>,
 }
 
 impl Guest {
-    fn start(mount: &Mount, seed: u64, pause: Duration) -> (Arc<Self>, std::thread::JoinHandle<()>) {
+    pub(super) fn start(
+        mount: &Mount,
+        seed: u64,
+        pause: Duration,
+    ) -> (Arc<Self>, std::thread::JoinHandle<()>) {
         Self::go_on(mount, seed, vec![Instant::now()], pause)
     }
 
     /// Goes on where another one stopped.
-    fn start_at(mount: &Mount, other: &Self, pause: Duration) -> (Arc<Self>, std::thread::JoinHandle<()>) {
+    pub(super) fn start_at(
+        mount: &Mount,
+        other: &Self,
+        pause: Duration,
+    ) -> (Arc<Self>, std::thread::JoinHandle<()>) {
         Self::go_on(mount, other.seed, other.times.lock().unwrap().clone(), pause)
     }
 
@@ -96,7 +104,7 @@ impl Guest {
         (guest, thread)
     }
 
-    fn answered(&self) -> u64 {
+    pub(super) fn answered(&self) -> u64 {
         self.answered.load(SeqCst)
     }
 
@@ -106,7 +114,7 @@ impl Guest {
     }
 
     /// The writes that these images have: 1 to the number returned, and nothing else.
-    fn prefix(&self, images: &[Vec<u8>], what: &str) -> u64 {
+    pub(super) fn prefix(&self, images: &[Vec<u8>], what: &str) -> u64 {
         let number = |bytes: &[u8]| u64::from_le_bytes(bytes[..8].try_into().unwrap());
         let k = images.iter().flat_map(|i| i.chunks(BLOCK)).map(number).max().unwrap_or(0);
         let mut newest: BTreeMap<(usize, u64), u64> = BTreeMap::new();
@@ -132,7 +140,7 @@ impl Guest {
 }
 
 /// A daemon that is started again when it was killed.
-struct Daemon {
+pub(super) struct Daemon {
     mount: Option<Mount>,
     dir: tempfile::TempDir,
     name: &'static str,
@@ -147,7 +155,7 @@ impl Daemon {
         daemon
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let (store, socket) = (self.dir.path().join("store"), self.socket());
         let (name, listen) = (self.name.to_owned(), self.listen.clone());
         self.mount = Some(Mount::with(|options| {
@@ -162,17 +170,17 @@ impl Daemon {
         self.dir.path().join("control")
     }
 
-    fn mount(&self) -> &Mount {
+    pub(super) fn mount(&self) -> &Mount {
         self.mount.as_ref().unwrap()
     }
 
     /// The whole machine: keeper, worker and mount go at once.
-    fn power_off(&mut self) {
+    pub(super) fn power_off(&mut self) {
         self.mount = None;
     }
 
     /// Waits while nobody serves.
-    fn ask(&self, asked: &Value) -> Value {
+    pub(super) fn ask(&self, asked: &Value) -> Value {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = ask(&self.socket(), asked) {
@@ -183,7 +191,7 @@ impl Daemon {
         }
     }
 
-    fn command(&self, verb: &str, text: &str) -> Value {
+    pub(super) fn command(&self, verb: &str, text: &str) -> Value {
         let vm = if verb == "pair" { "" } else { "web" };
         self.ask(&json!({ "do": "command", "vm": vm, "verb": verb, "text": text }))
     }
@@ -201,11 +209,11 @@ impl Daemon {
         assert!(ended && last["state"] == "succeeded", "{verb} at {}: {last}\n{}", self.name, self.events());
     }
 
-    fn state(&self) -> Value {
+    pub(super) fn state(&self) -> Value {
         self.ask(&json!({ "do": "state", "vm": "web" }))
     }
 
-    fn events(&self) -> String {
+    pub(super) fn events(&self) -> String {
         let events = self.ask(&json!({ "do": "events" }));
         events.as_array().map(|all| all.iter().map(|e| format!("  {e}\n")).collect()).unwrap_or_default()
     }
@@ -216,12 +224,12 @@ impl Daemon {
         DISKS.iter().map(|disk| fs::read(dir.join(disk))).collect()
     }
 
-    fn live(&self) -> Vec<Vec<u8>> {
+    pub(super) fn live(&self) -> Vec<Vec<u8>> {
         DISKS.iter().map(|disk| fs::read(self.mount().path(&format!("disks/web/{disk}"))).unwrap()).collect()
     }
 }
 
-fn wait(patience: Duration, mut until: impl FnMut() -> bool) -> bool {
+pub(super) fn wait(patience: Duration, mut until: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + patience;
     loop {
         if until() {
@@ -234,14 +242,14 @@ fn wait(patience: Duration, mut until: impl FnMut() -> bool) -> bool {
     }
 }
 
-struct Two {
-    a: Daemon,
-    b: Daemon,
-    proxy: Proxy,
+pub(super) struct Two {
+    pub(super) a: Daemon,
+    pub(super) b: Daemon,
+    pub(super) proxy: Proxy,
 }
 
 /// Two daemons that are paired, and a VM of two disks at the first.
-fn two() -> Two {
+pub(super) fn two() -> Two {
     let mut b = Daemon::new("paris", Some("127.0.0.1:0"));
     let at = b.ask(&json!({ "do": "listening" })).as_str().unwrap().to_owned();
     b.listen = Some(at.clone());
@@ -321,7 +329,7 @@ fn age_is_true(two: &Two, guest: &Guest, seen: &mut Seen) {
     seen.oldest_age_s = seen.oldest_age_s.max(told as f64 / 1e9);
 }
 
-fn caught_up(two: &Two) -> bool {
+pub(super) fn caught_up(two: &Two) -> bool {
     let (a, b) = (two.a.state(), two.b.state());
     a["state"] == "protected" && a["head"] == b["head"]
 }

@@ -2,6 +2,7 @@
 
 mod daemons;
 mod operations;
+mod planned;
 mod sessions;
 mod standby;
 

@@ -318,8 +318,79 @@ fn the_end_of_a_protection_reaches_the_other_site() {
     // Given up by the target.
     done(&b, Verb::Unprotect, "delete force confirm=web");
     is(&a, State::ResyncRequired);
-    assert_eq!(relation(&a), Some(Relation::Source));
+    // A first copy again.
+    assert_eq!(ended(&a, &done(&a, Verb::Resync, "resync")).state, JobState::Succeeded);
+    guest.compare("after its copy was given up", &a, &b);
+    assert_eq!((state(&a), relation(&a)), (State::Protected, Some(Relation::Source)));
     assert!(matches!(group_of(&a.vm("web")).gate(), Gate::Open { .. }));
+    a.close();
+    b.close();
+}
+
+/// The source's stop hook takes longer than an unplanned failover waits: its disks are stopped all the same.
+#[test]
+fn a_decision_is_heard_while_the_vm_is_being_stopped() {
+    let (pair, a, b, guest) = protected_pair();
+    let hook = pair.a.dir.path().join("hook.sh");
+    std::fs::write(&hook, "#!/bin/sh\nsleep 14\n").unwrap();
+    std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut settings = a.site.store().settings().unwrap();
+    settings.stop_hook = Some(hook.display().to_string());
+    a.site.store().set_settings(&settings).unwrap();
+    let begun = Instant::now();
+    done(&b, Verb::Failover, "latest");
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    is(&a, State::Fenced);
+    assert!(begun.elapsed() < Duration::from_secs(13), "fenced before the hook's end: {:?}", begun.elapsed());
+    guest.same(&b, "taken over");
+    a.close();
+    b.close();
+}
+
+#[test]
+fn status_and_health_tell_what_is() {
+    use standbyfs::protection::health::Reason;
+    use standbyfs::protection::report::{Rpo, StatusReport};
+    let (pair, a, b, mut guest) = protected_pair();
+    let health = |open: &Open| -> Vec<Reason> {
+        let report = open.site.health_of(&open.vm("web")).unwrap();
+        report.reasons.iter().filter(|r| r.holds).map(|r| r.reason).collect()
+    };
+    let status = |open: &Open| open.site.status_of(&open.vm("web")).unwrap();
+    let rpo = |open: &Open| status(open).rpo;
+    eventually("no age", || rpo(&a) == Rpo::Age(0));
+    assert_eq!(health(&a), [Reason::SameHostPair]);
+    let (here, there) = (status(&a), status(&b));
+    assert_eq!((here.state, there.state), (State::Protected, State::Standby));
+    assert_eq!(here.direction, Some(("london".into(), "paris".into())));
+    let head = |of: &StatusReport| of.head.map(|at| at.moment);
+    assert_eq!((head(&here), here.backlog), (head(&there), 0));
+    assert_eq!(here.direction, there.direction);
+    assert_eq!(here.peer.as_ref().map(|p| (p.connected.is_ok(), p.writing)), Some((true, Some(false))));
+    assert_eq!(there.peer.as_ref().map(|p| (p.connected.is_ok(), p.writing)), Some((true, Some(true))));
+    let (site, peers) = (a.site.site_report().unwrap(), a.site.peer_reports());
+    assert_eq!((site.groups, peers.len(), peers[0].1.groups), (vec![(State::Protected, 1)], 1, 1));
+
+    part(&pair, &a, &b);
+    let cut = Instant::now();
+    guest.write(&a.vm("web"), 10);
+    assert!(health(&a).contains(&Reason::PeerUnreachable) && health(&b).contains(&Reason::PeerUnreachable));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(matches!(rpo(&a), Rpo::AtLeast(ns) if ns >= 200_000_000), "{:?}", rpo(&a));
+    assert!(status(&a).backlog >= 10 * 8192, "{}", status(&a).backlog);
+    a.site.write_policy(WHO, &a.vm("web"), "rpo-threshold: 1s\n").unwrap();
+    eventually("rpo-exceeded", || health(&a).contains(&Reason::RpoExceeded));
+    assert!(cut.elapsed() >= Duration::from_millis(500), "{:?}", cut.elapsed());
+    a.close();
+    let a = pair.a.open();
+    assert!(matches!(rpo(&a), Rpo::AtLeast(_)), "not met since the start");
+    done(&b, Verb::Failover, "latest");
+    assert!(health(&b).contains(&Reason::UnfencedPeer) && status(&b).flags.unfenced_peer);
+    pair.proxy.refuse(false);
+    is(&a, State::Fenced);
+    eventually("the fence is known", || !health(&b).contains(&Reason::UnfencedPeer));
+    let events = a.events();
+    assert!(events.contains("health: peer-unreachable raised"), "{events}");
     a.close();
     b.close();
 }

@@ -38,7 +38,8 @@ impl Site {
             ..Situation::default()
         };
         situation.facts.writer = writer.or_else(|| self.writer_of(vm.id()));
-        if situation.state != Some(State::Unprotected) && !self.engine().is_some_and(|e| e.is_linked(vm)) {
+        let connected = |peer| self.engine().is_some_and(|engine| engine.is_connected(peer));
+        if situation.state != Some(State::Unprotected) && !known.peer.is_some_and(connected) {
             situation.facts.unreachable = situation.peer.clone();
         }
         situation.facts.test = known.test;

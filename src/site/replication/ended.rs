@@ -62,8 +62,12 @@ impl Replication {
         if !matches!(Relation::of_group(&slot.group, slot.peer), Relation::Ended { op: o, .. } if o == op) {
             return Ok(());
         }
-        slot.group.note(Event::UnprotectHeard { op })?;
-        self.site()?.set_peer(&slot.vm, None)?;
+        let site = self.site()?;
+        // A copy that was deleted here has nothing to remember.
+        if site.vms().iter().any(|vm| vm.group_id() == slot.group.id()) {
+            slot.group.note(Event::UnprotectHeard { op })?;
+            site.set_peer(&slot.vm, None)?;
+        }
         self.drop_slot(slot.group.id());
         Ok(())
     }

@@ -4,7 +4,7 @@
 //! O2. A job that waits for the peer occupies no thread: it is looked at again and again (`tend`), and what became of
 //!     it follows from the history, so that a restart in between changes nothing.
 
-use super::Replication as Engine;
+use super::{Relation, Replication as Engine};
 use crate::history::{Event, Operation};
 use crate::protection::control::{Action, Command, MomentRef, Pairing, Source};
 use crate::protection::job::{Job, JobKind};
@@ -121,8 +121,12 @@ fn protect(
 
 /// A copy over what the target has, or, where that is gone, a first one.
 fn resync(engine: &Arc<Engine>, site: &Site, vm: &Arc<Vm>, line: &str) -> Result<Done, Refused> {
-    let slot = engine.linked(vm)?;
     let group = vm.group().map_err(refused)?;
+    if let Some(peer) = vm.peer().filter(|peer| Relation::of_group(&group, *peer) == Relation::None) {
+        let name = engine.peer_of(peer).map(|p| p.name);
+        return protect(engine, site, vm, name.as_deref(), None, line);
+    }
+    let slot = engine.linked(vm)?;
     let (job, op) = admit(site, vm, JobKind::Resync, line, &["copy"]).map_err(refused)?;
     let intent = Event::Intent { op, operation: Operation::Resync, moment: None, peer: Some(slot.peer) };
     let noted = slot.change(|running| {

@@ -4,7 +4,7 @@
 //!     source the intent comes before the catalog's entry, and at a cancel its line comes before the entry goes.
 
 use crate::group::Group;
-use crate::history::{Event, Operation};
+use crate::history::{Event, Operation, ResyncReason};
 use crate::vocab::{StoreId, Token};
 
 /// What a group is to a peer.
@@ -48,6 +48,8 @@ impl Relation {
                 Event::UnprotectHeard { op } if matches!(now, Self::Ended { op: o, .. } if o == *op) => {
                     now = Self::None;
                 }
+                // Whatever comes now is a first copy.
+                Event::ResyncRequired { reason: ResyncReason::TargetGone } => now = Self::None,
                 Event::Orphaned { peer, .. } if *peer == with => now = Self::None,
                 Event::Migrated { .. } => now = Self::None,
                 _ => {}

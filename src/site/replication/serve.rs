@@ -23,6 +23,7 @@ use crate::site::replication::side::Side;
 use crate::vocab::{Error, GroupId, Kind, Result, Token};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -292,10 +293,10 @@ impl<'a> Talk<'a> {
         self.asked.remove(&slot.group.id());
         self.groups.insert(slot.group.id(), Arc::clone(slot));
         self.say_intent(slot)?;
-        let paused = slot.vm.known()?.flags.paused;
+        let flags = self.flags(slot)?;
         self.step(slot, |side, now| {
             let _ = side.disconnected(now);
-            side.hold(paused);
+            side.hold(flags.paused);
             side.connected(now)
         })
     }
@@ -384,13 +385,19 @@ impl<'a> Talk<'a> {
     /// The first copy is whole once records pass on the line: the group is protected from then on.
     fn whole(&self, slot: &GroupSlot) -> Result<()> {
         let mut joining = slot.joining.lock();
-        let Some(op) = *joining else { return Ok(()) };
+        let resyncing = slot.resyncing.load(Ordering::Acquire);
+        let op = match *joining {
+            Some(op) => op,
+            None if resyncing => Token::NONE,
+            None => return Ok(()),
+        };
         let state = slot.running.lock().side.as_ref().map(|side| side.state());
         let Some(moment) = state.filter(|s| s.shipping && !s.copying).and_then(|s| s.acknowledged) else {
             return Ok(());
         };
         slot.group.record_line(Event::Protected { op, peer: self.peer.store, moment })?;
         *joining = None;
+        slot.resyncing.store(false, Ordering::Release);
         self.hub.tell(Some(&slot.vm.name()), format!("protected at {}, from {moment} on", self.peer.name));
         Ok(())
     }

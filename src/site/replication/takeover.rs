@@ -14,7 +14,7 @@ use crate::protection::Refused;
 use crate::site::commands::Ground;
 use crate::site::hooks::Outcome;
 use crate::site::{Site, Vm};
-use crate::vocab::{Error, Moment, Result, Token};
+use crate::vocab::{Error, Moment, Result, StoreId, Token};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,13 +33,15 @@ impl Replication {
             planned
         };
         let (hub, slot_of_thread) = (Arc::clone(self), Arc::clone(slot));
-        let spawned = self.spawn("hand-over", move || {
+        // Nobody waits for it at the end: a hook has its own time-out.
+        let spawned = std::thread::Builder::new().name("hand-over".into()).spawn(move || {
             let stopped = hub.stop_vm(&slot_of_thread, planned);
             slot_of_thread.asked.lock().stopping.remove(&op);
             slot_of_thread.running.lock().permit = Some((op, stopped));
         });
         if let Err(error) = spawned {
             slot.asked.lock().stopping.remove(&op);
+            let error = Error::io(error, "can't start a thread that stops the VM");
             slot.running.lock().permit = Some((op, Err(error)));
         }
     }
@@ -74,6 +76,11 @@ impl Replication {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a session with this site is ready.
+    pub(crate) fn is_connected(&self, peer: StoreId) -> bool {
+        self.peer(peer).commands.lock().is_some()
     }
 
     /// Whether both sites of this VM's group speak with each other now.

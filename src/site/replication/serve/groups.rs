@@ -3,9 +3,11 @@
 use super::Talk;
 use crate::exchange::{About, Control, Frame};
 use crate::history::Event;
+use crate::protection::{Flags, State};
 use crate::site::replication::{GroupSlot, Relation, ended, join, takeover};
 use crate::vocab::{GroupId, Kind, Result, Token};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The answer to what is said of a group that isn't there.
 const UNKNOWN: &str = "unknown-group";
@@ -15,6 +17,13 @@ impl Talk<'_> {
     pub(super) fn say_intent(&mut self, slot: &GroupSlot) -> Result<()> {
         let Some(intent) = takeover::standing_intent(slot) else { return Ok(()) };
         self.say(&Frame::about(slot.group.id(), About::Notices { notices: vec![intent] }))
+    }
+
+    /// What a side has to know of the state.
+    pub(super) fn flags(&self, slot: &GroupSlot) -> Result<Flags> {
+        let known = slot.vm.known()?;
+        slot.resyncing.store(known.state() == State::Resyncing, Ordering::Release);
+        Ok(known.flags)
     }
 
     /// A command has changed what a group is, or an operation.
@@ -33,17 +42,24 @@ impl Talk<'_> {
         if let Some((op, stopped)) = permit {
             self.step(slot, |side, now| side.hand_over(now, op, stopped))?;
         }
-        if renew && !self.asked.contains(&slot.group.id()) {
+        if renew {
+            let asked = self.asked.contains(&slot.group.id());
             match Relation::of_group(&slot.group, self.peer.store) {
+                // It begins with the peer's answer.
+                Relation::Joining { .. } => {}
+                Relation::Source | Relation::Target if asked => {}
                 Relation::Source | Relation::Target => {
                     self.say_intent(slot)?;
-                    let paused = slot.vm.known()?.flags.paused;
+                    let flags = self.flags(slot)?;
                     self.step(slot, |side, now| {
-                        side.hold(paused);
+                        side.hold(flags.paused);
                         side.connected(now)
                     })?;
                 }
-                _ => self.begin_group(slot, self.groups.len())?,
+                Relation::None | Relation::Ended { .. } => {
+                    self.asked.remove(&slot.group.id());
+                    self.begin_group(slot, self.groups.len())?;
+                }
             }
         } else if roles {
             self.say_intent(slot)?;
