@@ -167,7 +167,13 @@ impl Driver {
         let first = Moment { epoch: head.epoch, seq: held.seq.next() };
         let wall = self.group.parts.clock.wall_ns();
         // Not held any more: older than anything that is.
-        let time = self.group.time_of(first).ok().flatten();
+        let time = self.group.time_of(first);
+        if !matches!(time, Ok(Some(_))) {
+            tracing::warn!(
+                "how old {first} is can't be told ({time:?}); the head is {head}, the peer holds {held}"
+            );
+        }
+        let time = time.ok().flatten();
         let age = time.map_or(now_ns, |time| wall.saturating_sub(time).max(0) as u64);
         self.link.backlog_since(now_ns.saturating_sub(age));
     }

@@ -325,6 +325,8 @@ fn age_is_true(two: &Two, guest: &Guest, seen: &mut Seen) {
             two.a.events()
         );
     }
+    // Nothing lasts longer than half a minute here.
+    assert!(told < 30_000_000_000, "an age of {told} ns: {state}\n{}", two.a.events());
     seen.ages += 1;
     seen.oldest_age_s = seen.oldest_age_s.max(told as f64 / 1e9);
 }
