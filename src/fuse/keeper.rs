@@ -23,6 +23,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 /// A worker that was told to stop for an upgrade and neither drained nor exited is killed after this.
+/// How often the keeper looks whether the mount is still there while a worker serves it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 const UPGRADE_PATIENCE: Duration = DRAIN_MAX.saturating_mul(2);
 
 struct Keeper<'a> {
@@ -135,14 +137,19 @@ impl<'a> Keeper<'a> {
     fn wait(&mut self, limit: Option<Instant>) {
         let requests = if self.refuser.is_some() { PollFlags::IN } else { PollFlags::empty() };
         let mut polled = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        // The kernel wakes everybody who polls the descriptor at each request of the mount. While a worker
+        // serves, its end tells of the mount's: the keeper looks itself only in case the worker hangs.
+        let served = self.worker.as_ref().is_some_and(|worker| worker.ready);
+        let served = served && self.refuser.is_none() && !self.stopping;
         // Once the mount is gone its descriptor is always ready: nothing to wait for any more.
-        if !self.is_gone() {
+        if !served && !self.is_gone() {
             polled.push(PollFd::from_borrowed_fd(self.mounted.device().as_fd(), requests));
         }
         if let Some(worker) = &self.worker {
             polled.push(PollFd::from_borrowed_fd(worker.control(), PollFlags::IN));
         }
-        let mut next = [limit, self.start_at.filter(|_| self.worker.is_none())];
+        let look = served.then(|| Instant::now() + LOOK_EVERY);
+        let mut next = [limit, self.start_at.filter(|_| self.worker.is_none()), look];
         if let Some(worker) = self.worker.as_ref().filter(|worker| !worker.ready) {
             next[0] = limit.or(Some(worker.since + self.options.start_timeout));
         }

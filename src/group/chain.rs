@@ -22,6 +22,7 @@ impl Group {
     pub(crate) fn follow_chain(&self, to: Pos) -> Result<At> {
         let mut chain = self.chain.lock();
         let mut at = At { moment: chain.moment, value: chain.value };
+        self.log.read_ahead(chain.place, to)?;
         while chain.place < to {
             let Some(batch) = self.log.batch_at(chain.place)? else { break };
             if batch.pos >= to {

@@ -113,6 +113,8 @@ pub struct Group {
     pub(crate) queue: Mutex<Queue>,
     /// Told when no append runs any more.
     pub(crate) idle: Condvar,
+    /// Told when as many requests are pending as the leader waits for.
+    pub(crate) gathered: Condvar,
     pub(crate) names: Mutex<NameLog>,
     pub(crate) live: RwLock<Arc<Live>>,
     /// L2 of `line`.
@@ -123,6 +125,8 @@ pub struct Group {
     pub(crate) pin: Mutex<Option<Moment>>,
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
+    /// How long the newest durable append took, ns.
+    pub(crate) durable_ns: AtomicU64,
     pub(crate) counters: Counters,
     pub(crate) space: Space,
     /// See `pressure`.
@@ -138,6 +142,10 @@ pub struct Counters {
     pub records: AtomicU64,
     /// Batches appended.
     pub batches: AtomicU64,
+    /// Those of them that were durable when they were answered.
+    pub durable_batches: AtomicU64,
+    /// Times that a leader waited for more requests, so that one sync serves them all.
+    pub gathers: AtomicU64,
     /// Payload bytes that guests wrote.
     pub guest_bytes: AtomicU64,
     /// Syncs of the log that a flush waited for.

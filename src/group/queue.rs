@@ -82,6 +82,10 @@ pub(crate) struct Queue {
     /// A thread appends; others leave their requests in `pending`.
     pub(crate) appending: bool,
     pub(crate) pending: Vec<Pending<'static>>,
+    /// Requests that were in the newest batch or waited when it was written: so many writers are about.
+    pub(crate) around: usize,
+    /// The leader waits until so many are pending; 0: it doesn't wait.
+    pub(crate) gathering: usize,
     /// The guest flushed since the last record.
     pub(crate) flushed: bool,
     /// Names and sizes after everything that has entered.

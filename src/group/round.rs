@@ -140,6 +140,9 @@ impl Group {
         done: &mut RoundDone,
     ) -> Result<Option<Error>> {
         let mut moved = Moved::default();
+        for interval in between.intervals().iter().filter(|i| i.log == self.log.id()) {
+            self.log.read_ahead(interval.from, interval.to)?;
+        }
         let mut round = if again { base.repeat(size)? } else { base.round(size)? };
         let mut buf = Vec::new();
         for extent in self.index.scan(between, disk, 0, size)? {

@@ -6,8 +6,9 @@ use crate::vocab::{LogId, LogPlace, Moment, Pos, Result};
 
 /// A checkpoint at least after so much log.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// A round at least after so much log that the base lacks, where no window keeps it.
-const ROUND_BYTES: u64 = 64 << 20;
+/// A round at least after so much log that the base lacks: a quarter of the disks, within these bounds. The longer
+/// it waits, the more overwrites cost nothing; the shorter, the less room the log takes.
+const ROUND_BYTES: (u64, u64) = (64 << 20, 256 << 20);
 /// Idle so long, ns: a checkpoint is taken.
 const IDLE_NS: u64 = 100_000_000;
 /// Idle so long, ns: the base follows.
@@ -84,7 +85,7 @@ impl Group {
         }
         let behind = end.0.saturating_sub(state.round.0);
         self.relieve(state, care, now_ns)?;
-        let due = behind >= ROUND_BYTES || (behind > 0 && idle >= IDLE_ROUND_NS);
+        let due = behind >= self.round_bytes(care) || (behind > 0 && idle >= IDLE_ROUND_NS);
         let pressed = self.space.is_pressed() && now_ns.saturating_sub(state.pressed_ns) >= PRESSED_NS;
         if !care.pinned && (due || pressed) && now_ns.saturating_sub(state.failed_ns) >= PRESSED_NS {
             if pressed {
@@ -103,6 +104,13 @@ impl Group {
         let merging = matches!(self.index.merge_step(MERGE_PIECES, &keep)?, MergeProgress::Working);
         self.index.tidy();
         Ok(merging)
+    }
+
+    fn round_bytes(&self, care: Care) -> u64 {
+        let sizes =
+            self.names_now(|names| names.files.values().fold(0u64, |sum, f| sum.saturating_add(f.size)));
+        let most = care.allowance.map_or(u64::MAX, |bytes| bytes / 4);
+        (sizes / 4).min(most).clamp(ROUND_BYTES.0, ROUND_BYTES.1)
     }
 
     /// A round as far as the window allows.

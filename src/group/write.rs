@@ -4,19 +4,22 @@ use crate::format::{FLAG_FLUSH, RecordEntry};
 use crate::group::group::{Counters, Group, Reply};
 use crate::group::left_out;
 use crate::group::names::{Change, Fact};
-use crate::group::queue::{Gate, Op, Pending, Queued};
+use crate::group::queue::{Gate, Op, Pending, Queue, Queued};
 use crate::index::{BatchRow, Content, Entry, OPEN_PIECES_MAX, SegmentMeta};
 use crate::journal::{AppendedBatch, NewRecord, SegmentInfo};
 use crate::seam::Durability;
 use crate::vocab::{Codec, DiskOrdinal, Error, Kind, LogPlace, Moment, Pos, RecordKind, Result, Seq};
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 /// Durable appends go on for so many writes after the last flush.
 const DURABLE_WRITES: u32 = 32;
-/// Ended segments without an index run: at most so many are in memory.
-const UNSEALED_MAX: usize = 4;
 /// And for so long, ns.
 const DURABLE_NS: u64 = 50_000_000;
+/// Ended segments without an index run: at most so many are in memory.
+const UNSEALED_MAX: usize = 4;
+/// A leader waits for other writers at most so long, and at most as long as a durable append takes, ns.
+const GATHER_NS_MAX: u64 = 1_000_000;
 
 impl Group {
     /// Takes an operation on a file. `sync`: answered when it is durable (O_DSYNC). The answer may come from this
@@ -63,6 +66,7 @@ impl Group {
         if queue.appending {
             let records = pending.records.into_iter().map(Queued::into_owned).collect();
             queue.pending.push(Pending { records, sync, reply: pending.reply });
+            self.tell_leader(&queue);
             return None;
         }
         queue.appending = true;
@@ -107,6 +111,7 @@ impl Group {
             let pending = Pending { records, sync: true, reply };
             if queue.appending {
                 queue.pending.push(pending);
+                self.tell_leader(&queue);
             } else {
                 queue.appending = true;
                 drop(queue);
@@ -117,25 +122,51 @@ impl Group {
     }
 
     fn lead(&self, first: Pending<'_>) {
-        self.append_all(vec![first]);
+        let mut batch = vec![first];
         loop {
-            let pending = {
-                let mut queue = self.queue.lock();
-                if queue.pending.is_empty() {
-                    queue.appending = false;
-                    self.idle.notify_all();
-                    return;
-                }
-                std::mem::take(&mut queue.pending)
-            };
-            self.append_all(pending);
+            let durability = self.durability();
+            if durability == Durability::Durable {
+                self.gather(&mut batch);
+            }
+            let taken = batch.len();
+            self.append_all(batch, durability);
+            let mut queue = self.queue.lock();
+            queue.around = taken + queue.pending.len();
+            if queue.pending.is_empty() {
+                queue.appending = false;
+                self.idle.notify_all();
+                return;
+            }
+            batch = std::mem::take(&mut queue.pending);
         }
     }
 
-    fn append_all(&self, mut pending: Vec<Pending<'_>>) {
+    /// A durable append costs a sync, however many records it has: where several writers are about, the leader
+    /// waits for those that were answered a moment ago and are about to come back. One that is alone never waits.
+    fn gather(&self, batch: &mut Vec<Pending<'_>>) {
+        let mut queue = self.queue.lock();
+        let missing = queue.around.saturating_sub(batch.len());
+        if queue.pending.len() < missing {
+            let most = self.durable_ns.load(Ordering::Relaxed).min(GATHER_NS_MAX);
+            queue.gathering = missing;
+            let end = Instant::now() + Duration::from_nanos(most);
+            while queue.pending.len() < missing && !self.gathered.wait_until(&mut queue, end).timed_out() {}
+            queue.gathering = 0;
+            Counters::add(&self.counters.gathers, 1);
+        }
+        batch.extend(std::mem::take(&mut queue.pending));
+    }
+
+    fn tell_leader(&self, queue: &Queue) {
+        if queue.gathering > 0 && queue.pending.len() >= queue.gathering {
+            self.gathered.notify_one();
+        }
+    }
+
+    fn append_all(&self, mut pending: Vec<Pending<'_>>, durability: Durability) {
         let records: Vec<Queued<'_>> =
             pending.iter_mut().flat_map(|p| std::mem::take(&mut p.records)).collect();
-        match self.append(&records) {
+        match self.append(&records, durability) {
             Ok(end) => pending
                 .into_iter()
                 .for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
@@ -166,7 +197,7 @@ impl Group {
     }
 
     /// Appends and indexes; what it returns is the place behind.
-    fn append(&self, records: &[Queued<'_>]) -> Result<Pos> {
+    fn append(&self, records: &[Queued<'_>], durability: Durability) -> Result<Pos> {
         if self.queue.lock().gate == (Gate::Open { begun: false }) {
             self.begin_opening()?;
         }
@@ -183,7 +214,12 @@ impl Group {
                 wall,
             })
             .collect();
-        let batches = self.log.append(&new, age, self.durability())?;
+        let batches = self.log.append(&new, age, durability)?;
+        if durability == Durability::Durable {
+            let took = self.parts.clock.boot_ns().saturating_sub(age);
+            self.durable_ns.store(took / batches.len().max(1) as u64, Ordering::Relaxed);
+            Counters::add(&self.counters.durable_batches, batches.len() as u64);
+        }
         self.enter_index(&new, &batches)?;
         let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
         Counters::add(&self.counters.records, records.len() as u64);

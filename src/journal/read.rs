@@ -54,6 +54,22 @@ impl Log {
         (pos.0 < segment.fixed.start.0 + segment.fixed.bytes).then(|| segment.clone())
     }
 
+    /// Brings what lies between two places into the page cache, in long reads: to be called before each record of
+    /// them is read, in any order. What is in it already costs nothing.
+    pub fn read_ahead(&self, from: Pos, to: Pos) -> Result<()> {
+        let touched: Vec<Arc<Segment>> = {
+            let state = self.state.lock();
+            state.segments.range(..to).rev().map(|(_, s)| s).take_while(|s| s.end() > from).cloned().collect()
+        };
+        for segment in touched.iter().rev() {
+            let (from, to) = (from.max(segment.fixed.start), to.min(segment.end()));
+            if from < to {
+                segment.read_ahead(from, to)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Fills `buf` with part of a payload: the payload lies at `pos`, has `stored` bytes and crc `crc`; the part
     /// begins `skip` bytes into it. The crc is checked.
     ///

@@ -137,6 +137,12 @@ impl Segment {
         self.whole(got, buf.len(), pos)
     }
 
+    /// Lets the page cache read places that will be asked for soon, in one stretch.
+    pub(crate) fn read_ahead(&self, from: Pos, to: Pos) -> Result<()> {
+        self.cached()?.read_ahead(from.0 - self.fixed.start.0, to.0 - from.0);
+        Ok(())
+    }
+
     /// Reads past the page cache: after a crc was wrong, and in recovery.
     pub(crate) fn read_medium(&self, pos: Pos, buf: &mut [u8]) -> Result<()> {
         let from = (pos.0 - self.fixed.start.0) / BLOCK * BLOCK;

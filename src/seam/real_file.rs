@@ -244,6 +244,12 @@ impl File for DirFile {
             .map_err(|errno| failed(errno, "can't ask for the allocated room").at(&self.shown))?;
         Ok(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512))
     }
+
+    fn read_ahead(&self, offset: u64, len: u64) {
+        // A hint that isn't taken costs time only.
+        let len = std::num::NonZeroU64::new(len);
+        let _ = rustix::fs::fadvise(&self.fd, offset, len, rustix::fs::Advice::WillNeed);
+    }
 }
 
 impl fmt::Debug for DirFile {

@@ -103,6 +103,8 @@ pub trait File: Send + Sync {
     fn next_hole(&self, offset: u64) -> Result<Option<u64>>;
     /// Bytes that the file takes on the medium.
     fn allocated(&self) -> Result<u64>;
+    /// A hint: this range will be read soon, through the page cache. Does nothing where that means nothing.
+    fn read_ahead(&self, _offset: u64, _len: u64) {}
 }
 
 impl dyn File {

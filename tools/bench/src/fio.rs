@@ -5,6 +5,10 @@ use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// A device is quiet that writes less than this in half a second.
+const QUIET_BYTES: u64 = 2 << 20;
 
 /// One job: O_DIRECT as QEMU with cache=none does it.
 pub struct Job {
@@ -101,8 +105,9 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
         "--lat_percentiles=1",
     ];
     let report = fio(disk, &[job.options, &fixed[..]].concat())?;
-    // What the server still holds back belongs to the job.
+    // What the server still holds back belongs to the job, and must not disturb the next one.
     rustix::fs::sync();
+    settle(device, options.settle);
     let after = device.and_then(written);
     let way = if report["jobs"][0]["write"]["total_ios"].as_u64() > Some(0) { "write" } else { "read" };
     let figures = &report["jobs"][0][way];
@@ -118,6 +123,21 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
             .then(|| Some((after? - before?) as f64 / bytes.max(1.0)))
             .flatten(),
     })
+}
+
+/// Waits, then until nothing is written any more, or too much by others.
+fn settle(device: Option<&str>, seconds: u64) {
+    std::thread::sleep(Duration::from_secs(seconds));
+    let mut before = device.and_then(written);
+    for _ in 0..8 {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = device.and_then(written);
+        if now.zip(before).is_none_or(|(now, before)| now - before < QUIET_BYTES) {
+            return;
+        }
+        before = now;
+    }
+    eprintln!("the device is not quiet: something else writes to it");
 }
 
 fn fio(disk: &Path, options: &[&str]) -> Result<serde_json::Value> {

@@ -59,9 +59,10 @@ pub struct Compare {
     /// A directory of a running standbyfs mount in which to make a disk, such as MOUNT/disks/bench.
     #[arg(long)]
     mount: Option<PathBuf>,
-    /// Starts standbyfs: a shell command that mounts in the foreground, with {store} and {mount} in it.
+    /// Starts standbyfs: a shell command that mounts in the foreground, with {store} and {mount} in it. Given more
+    /// than once, builds or settings of ours are compared too; `NAME: COMMAND` names them.
     #[arg(long, conflicts_with = "mount")]
-    start: Option<String>,
+    start: Vec<String>,
     /// With --start: the directory in the mount in which to make a disk.
     #[arg(long, default_value = "disks/bench")]
     within: PathBuf,
@@ -76,6 +77,10 @@ pub struct Compare {
     without: Vec<String>,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Seconds after each job for a server to begin what it does when nobody asks for anything; then the device must
+    /// be quiet before the next job begins. Standbyfs brings its base up to date after two idle seconds.
+    #[arg(long, default_value_t = 3)]
+    settle: u64,
     /// Length of one job in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
@@ -139,7 +144,9 @@ fn compare(options: &Compare) -> Result<()> {
     let mut report = Report::new(device.clone(), options);
     for round in 1..=options.rounds {
         for job in &jobs {
-            for target in &targets {
+            // Who comes after whom changes from round to round.
+            for at in 0..targets.len() {
+                let target = &targets[(at + round - 1) % targets.len()];
                 eprintln!("round {round} of {}: {} on {}", options.rounds, job.name, target.name);
                 let figures = fio::run(job, &target.disk, options, device.as_deref())?;
                 report.add(job.name, &target.name, figures);

@@ -29,10 +29,12 @@ struct Row {
     target: String,
     #[serde(flatten)]
     median: Figures,
-    /// Operations against the raw file's, 1 is equal.
+    /// Operations against the raw file's in the same round, median of the rounds; 1 is equal.
     to_raw: Option<f64>,
-    /// Operations against the pass-through mount's.
+    /// Operations against the pass-through mount's, likewise.
     to_passthrough: Option<f64>,
+    /// Operations against the null mount's, likewise.
+    to_null: Option<f64>,
     /// Slowest and fastest round, operations a second.
     range: (f64, f64),
 }
@@ -97,22 +99,37 @@ impl Report {
                 },
                 to_raw: None,
                 to_passthrough: None,
+                to_null: None,
                 range: (
                     operations.first().copied().unwrap_or(0.0),
                     operations.last().copied().unwrap_or(0.0),
                 ),
             });
         }
-        let ratio = |rows: &[Row], row: &Row, to: &str| {
-            let other = rows.iter().find(|r| r.job == row.job && r.target.split('/').next() == Some(to))?;
-            (other.median.operations > 0.0).then(|| row.median.operations / other.median.operations)
-        };
-        let ratios: Vec<_> =
-            rows.iter().map(|row| (ratio(&rows, row, "raw"), ratio(&rows, row, "passthrough"))).collect();
-        for (row, (to_raw, to_passthrough)) in rows.iter_mut().zip(ratios) {
-            (row.to_raw, row.to_passthrough) = (to_raw, to_passthrough);
+        for row in &mut rows {
+            row.to_raw = self.ratio(row, "raw");
+            row.to_passthrough = self.ratio(row, "passthrough");
+            row.to_null = self.ratio(row, "null");
         }
         rows
+    }
+
+    /// Round by round, because the disk changes more from minute to minute than targets differ. Of a target with
+    /// several numbers of threads the fastest in each round counts.
+    fn ratio(&self, row: &Row, to: &str) -> Option<f64> {
+        let of = |target: &dyn Fn(&str) -> bool| {
+            let found = self.rounds.iter().filter(|(job, name, _)| *job == row.job && target(name));
+            found.map(|(_, name, figures)| (name.clone(), figures.operations)).collect::<Vec<_>>()
+        };
+        let own = of(&|name| name == row.target);
+        let others = of(&|name| name.split('/').next() == Some(to));
+        let kinds =
+            others.iter().map(|(name, _)| name).collect::<std::collections::BTreeSet<_>>().len().max(1);
+        let ratios = own.iter().zip(others.chunks(kinds)).filter_map(|((_, own), round)| {
+            let other = round.iter().map(|(_, operations)| *operations).fold(0.0, f64::max);
+            (other > 0.0).then_some(own / other)
+        });
+        median(&sorted(ratios))
     }
 }
 
@@ -122,22 +139,25 @@ fn table(rows: &[Row]) -> String {
         let _ = writeln!(out, "\n{} ({})", job.about, job.name);
         let _ = writeln!(
             out,
-            "  {:<15} {:>9} {:>9} {:>7} {:>7} {:>9} {:>9} {:>8}",
-            "target", "ops/s", "MiB/s", "/raw", "/pass", "p50 µs", "p99 µs", "written"
+            "  {:<15} {:>9} {:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>8}  {}",
+            "target", "ops/s", "MiB/s", "/raw", "/pass", "/null", "p50 µs", "p99 µs", "written", "range"
         );
         for row in rows.iter().filter(|row| row.job == job.name) {
             let ratio = |r: Option<f64>| r.map_or_else(|| "-".into(), |r| format!("{r:.2}"));
             let _ = writeln!(
                 out,
-                "  {:<15} {:>9.0} {:>9.1} {:>7} {:>7} {:>9.1} {:>9.1} {:>8}",
+                "  {:<15} {:>9.0} {:>9.1} {:>7} {:>7} {:>7} {:>9.1} {:>9.1} {:>8}  {:.0}..{:.0}",
                 row.target,
                 row.median.operations,
                 row.median.mebibytes,
                 ratio(row.to_raw),
                 ratio(row.to_passthrough),
+                ratio(row.to_null),
                 row.median.median_us,
                 row.median.p99_us,
                 ratio(row.median.written_per_byte),
+                row.range.0,
+                row.range.1,
             );
         }
     }

@@ -65,8 +65,15 @@ impl Target {
             let disk = directory.join("bench.raw");
             targets.push(Self { made: Some(Made(disk.clone())), ..Self::plain("standbyfs", disk) });
         }
-        if let Some(command) = &options.start {
-            let (store, mount) = (directory(work, "store")?, directory(work, "standbyfs")?);
+        for (number, command) in options.start.iter().enumerate() {
+            let (name, command) = match command.split_once(": ") {
+                Some((name, command)) if name.chars().all(|c| c.is_alphanumeric() || c == '-') => {
+                    (name, command)
+                }
+                _ => ("standbyfs", command.as_str()),
+            };
+            let store = directory(work, &format!("store-{number}"))?;
+            let mount = directory(work, &format!("mount-{number}"))?;
             let command = command
                 .replace("{store}", &store.display().to_string())
                 .replace("{mount}", &mount.display().to_string());
@@ -75,7 +82,7 @@ impl Target {
             let server = Server::start(shell, &mount)?;
             let within = mount.join(&options.within);
             std::fs::create_dir_all(&within)?;
-            targets.push(Self { server: Some(server), ..Self::plain("standbyfs", within.join("bench.raw")) });
+            targets.push(Self { server: Some(server), ..Self::plain(name, within.join("bench.raw")) });
         }
         Ok(targets)
     }
