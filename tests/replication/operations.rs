@@ -295,6 +295,37 @@ fn a_restored_store_is_told_by_name_and_nothing_is_shipped() {
     b.close();
 }
 
+/// Two daemons on copies of one store: one of them is refused by name, and the standby follows the other one alone.
+#[test]
+fn a_copy_of_a_store_is_refused_beside_its_original() {
+    let (pair, a, b, mut guest) = protected_pair();
+    a.close();
+    let copy = Place::new("london", Arc::new(EngineSides));
+    copy_tree(&pair.a.store(), &copy.store());
+    let a = pair.a.open();
+    guest.write(&a.vm("web"), 10);
+    guest.compare("the original goes on", &a, &b);
+    let c = copy.open_as(Moved::Moved);
+    write(&c, 0xcc).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    guest.write(&a.vm("web"), 10);
+    // Its connections take turns with the original's; neither's session with the standby is the copy's.
+    a.close();
+    let conflict = |o: &Open| o.peer().refusal.is_some_and(|(name, _)| name == "identity-conflict");
+    eventually("identity-conflict", || conflict(&c) || conflict(&b));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!c.is_ready() && first_byte(&b) != 0xcc, "nothing of the copy is at the standby");
+    let at = if conflict(&b) { &b } else { &c };
+    let health = at.site.health_of(&at.vm("web")).unwrap();
+    let reasons: Vec<_> = health.reasons.iter().map(|r| r.reason).collect();
+    assert!(reasons.contains(&standbyfs::protection::health::Reason::IdentityConflict), "{reasons:?}");
+    c.close();
+    let a = pair.a.open();
+    guest.compare("the original alone again", &a, &b);
+    a.close();
+    b.close();
+}
+
 #[test]
 fn the_end_of_a_protection_reaches_the_other_site() {
     // Kept at the target.
@@ -372,7 +403,6 @@ fn status_and_health_tell_what_is() {
     assert_eq!((site.groups, peers.len(), peers[0].1.groups), (vec![(State::Protected, 1)], 1, 1));
 
     part(&pair, &a, &b);
-    let cut = Instant::now();
     guest.write(&a.vm("web"), 10);
     assert!(health(&a).contains(&Reason::PeerUnreachable) && health(&b).contains(&Reason::PeerUnreachable));
     std::thread::sleep(Duration::from_millis(300));
@@ -380,7 +410,6 @@ fn status_and_health_tell_what_is() {
     assert!(status(&a).backlog >= 10 * 8192, "{}", status(&a).backlog);
     a.site.write_policy(WHO, &a.vm("web"), "rpo-threshold: 1s\n").unwrap();
     eventually("rpo-exceeded", || health(&a).contains(&Reason::RpoExceeded));
-    assert!(cut.elapsed() >= Duration::from_millis(500), "{:?}", cut.elapsed());
     a.close();
     let a = pair.a.open();
     assert!(matches!(rpo(&a), Rpo::AtLeast(_)), "not met since the start");
