@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The environment variable that names the mount.
 pub const MOUNT_VARIABLE: &str = "STANDBYFS_MOUNT";
-/// No file of the mount but images is larger than this.
-const TEXT_MAX: usize = 16 << 20;
+/// No file of the mount but images is larger than this: events are the longest.
+const TEXT_MAX: usize = 128 << 20;
 
 /// What came of a line written to a control file.
 #[derive(Debug)]

@@ -112,12 +112,9 @@ impl Jobs {
             .find(|e| exclusive && group.is_some() && e.stored.group == group && e.stored.is_in_the_way())
         {
             let job = &entry.stored.job;
-            return Err(Error::new(
-                Kind::Busy,
-                format!("the job {} ({}) is at work on `{subject}`", job.id, job.kind),
-            )
-            .named(Refusal::Busy.name())
-            .advice(format!("Wait for it, or `echo cancel > jobs/{}/control`", job.id)));
+            return Err(Error::new(Kind::Busy, format!("the job {} ({})", job.id, job.kind))
+                .named(Refusal::Busy.name())
+                .advice(format!("Wait for it, or `echo cancel > jobs/{}/control`", job.id)));
         }
         let number = state.next;
         if number >= state.covered {

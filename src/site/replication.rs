@@ -310,7 +310,7 @@ impl Replication {
     }
 
     /// Makes a token for one other site, as text to copy. `addresses`: under which that site reaches this one; none:
-    /// those of the settings, or this machine's name. Listens on the default port if the site didn't listen.
+    /// those of the settings, else the one address that it listens on, else this machine's name. Listens on the default port if the site didn't listen.
     ///
     /// # Errors
     /// `Io` if the port is taken.
@@ -324,6 +324,12 @@ impl Replication {
             site.store().set_settings(&settings)?;
         }
         let mut at = if addresses.is_empty() { settings.addresses } else { addresses };
+        if at.is_empty()
+            && let Some(only) = self.link.listening().map(|at| at.ip()).filter(|ip| !ip.is_unspecified())
+        {
+            // It listens there and nowhere else.
+            at.push(only.to_string());
+        }
         if at.is_empty() {
             let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
             at.push(name.map_err(|e| Error::io(e, "can't learn this machine's name"))?.trim().to_owned());

@@ -102,6 +102,11 @@ impl Error {
         self
     }
 
+    /// What failed, without name, place and advice.
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// What callers branch on.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -51,7 +51,7 @@ pub struct MountArgs {
 pub enum Command {
     /// Mount a store and serve it, in the background; returns when it is usable. `umount` or SIGTERM ends it.
     Mount(MountArgs),
-    /// Show what it does on one site: mount, ext4 image, past moments, kill under load, export. Needs root, or fusermount3.
+    /// Show what it does with two sites on this machine: protect, kills, failover, export. Needs root, or fusermount3.
     Demo {
         /// Where: empty, or not yet there.
         dir: PathBuf,

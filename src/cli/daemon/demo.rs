@@ -1,69 +1,96 @@
-//! `standbyfs demo`: one site, from an empty directory to an export without a daemon, step by step.
+//! `standbyfs demo`: two sites on this machine and an ext4 image that is taken over, step by step.
 //!
 //! D1. What is mounted or started is taken away again, on every way out.
 //! D2. Each step checks what it says; a step that finds something else ends the demo with exit code 1.
+//! D3. Everything is done by files of the mounts, as a person or a script would: the lines that begin with `$` can be
+//!     typed.
 
 mod load;
 mod stage;
+mod talk;
 
+use crate::cli::mount::Mount;
 use crate::seam::SystemEntropy;
 use crate::site::export::{ExportOptions, export};
 use crate::site::inspect::{InspectOptions, inspect};
 use crate::vocab::{Error, Kind, Result};
-use stage::{Stage, failed};
+use stage::{Stage, failed, make_dir, run, run_for};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const IMAGE_BYTES: u64 = 64 << 20;
 const KILLS: usize = 3;
+const VM: &str = "web01";
 
 /// A moment that a later step looks at.
 struct Seen {
-    seq: u64,
+    /// `@<epoch>-<n>`.
+    moment: String,
     notes: usize,
     hash: blake3::Hash,
 }
 
 struct Demo {
-    stage: Stage,
+    dir: PathBuf,
+    /// Where the VM runs at first.
+    source: Stage,
+    /// Where its standby is.
+    target: Stage,
     seen: Vec<Seen>,
-    /// Two idle seconds let the base of a group without a window pass its past.
-    ticker: Option<load::Ticker>,
+    load: Option<load::Done>,
 }
 
 type Step = (&'static str, fn(&mut Demo) -> Result<()>);
 
 const STEPS: &[Step] = &[
-    ("Start the daemon on an empty store", start),
-    ("Make an ext4 image with files on the mount", make_image),
+    ("Start two sites, each with a store, a daemon and a mount", start),
+    ("Pair them", pair),
+    ("Make an ext4 image with files at paris", make_image),
+    ("Protect it: london gets a standby", protect),
     ("Write into it, three times", write_over_time),
-    ("Look at three past moments", look_back),
-    ("Kill the worker under load; nothing that was answered is missing", kill_under_load),
-    ("End the daemon and verify the store", verify),
+    ("Look at the three moments at london", look_back),
+    ("Kill paris' worker under load; nothing that was answered is missing", kill_under_load),
+    ("Lose paris: keeper and worker are killed at once", lose_source),
+    ("Take over at london", take_over),
+    ("Check what london has", check_taken),
+    ("Make it final", commit),
+    ("End london's daemon and verify its store", verify),
     ("Export the newest moment without a daemon", export_one),
 ];
 
 /// Runs all steps below `dir`, which must be empty or not there.
 pub fn demo(dir: &Path) -> Result<()> {
-    let stage = Stage::new(dir)?;
+    let dir = make_dir(dir)?;
+    let (source, target) = (Stage::new(&dir, "paris")?, Stage::new(&dir, "london")?);
     let begun = Instant::now();
-    let mut demo = Demo { stage, seen: Vec::new(), ticker: None };
+    let mut demo = Demo { dir, source, target, seen: Vec::new(), load: None };
     for (number, (title, step)) in STEPS.iter().enumerate() {
         println!("\n{}. {title}", number + 1);
+        let since = Instant::now();
         step(&mut demo)?;
+        println!("   ({} ms)", since.elapsed().as_millis());
     }
     println!("\nAll {} steps went well, in {} s.", STEPS.len(), begun.elapsed().as_secs());
-    println!("The store is in {} and may be removed.", demo.stage.store().display());
+    println!("{} may be removed.", demo.dir.display());
     Ok(())
 }
 
 fn start(demo: &mut Demo) -> Result<()> {
-    demo.stage.start()
+    demo.source.start()?;
+    demo.target.start()
 }
 
-fn image(demo: &Demo) -> PathBuf {
-    demo.stage.mount().join("disks/web01/disk.raw")
+fn pair(demo: &mut Demo) -> Result<()> {
+    let token = demo.source.write("site/control/pair", "create")?;
+    let said = demo.target.write("site/control/pair", &format!("accept {token}"))?;
+    println!("   {said}");
+    demo.source
+        .until("london is seen as a peer", |site| Ok(site.list("site/peers")?.contains(&"london".into())))
+}
+
+fn image(stage: &Stage) -> PathBuf {
+    stage.mount().join("disks").join(VM).join("disk.raw")
 }
 
 fn text(path: &Path) -> String {
@@ -71,30 +98,43 @@ fn text(path: &Path) -> String {
 }
 
 fn make_image(demo: &mut Demo) -> Result<()> {
-    let files = demo.stage.dir().join("files");
+    let files = demo.dir.join("files");
     fs::create_dir_all(&files).map_err(|e| failed(e, "can't make", &files))?;
     for n in 0..20 {
         let path = files.join(format!("file-{n}"));
         fs::write(&path, format!("line of file {n}\n").repeat(1000))
             .map_err(|e| failed(e, "can't write", &path))?;
     }
-    let image = image(demo);
-    demo.stage.run("mkdir", &[&text(&demo.stage.mount().join("disks/web01"))])?;
-    demo.stage.run("truncate", &["-s", &IMAGE_BYTES.to_string(), &text(&image)])?;
-    demo.stage.run("mkfs.ext4", &["-q", "-F", "-d", &text(&files), &text(&image)])?;
-    fsck(demo, &image)
+    let image = image(&demo.source);
+    run("mkdir", &[&text(&demo.source.mount().join("disks").join(VM))])?;
+    run("truncate", &["-s", &IMAGE_BYTES.to_string(), &text(&image)])?;
+    run("mkfs.ext4", &["-q", "-F", "-d", &text(&files), &text(&image)])?;
+    fsck(&image)
 }
 
-fn fsck(demo: &Demo, image: &Path) -> Result<()> {
-    demo.stage.run("e2fsck", &["-fn", &text(image)]).map(|_| ())
+fn fsck(image: &Path) -> Result<()> {
+    run("e2fsck", &["-fn", &text(image)]).map(drop)
 }
 
-/// The newest seq, once everything is flushed. Beside the daemon `inspect` sees what its files show.
-fn newest(demo: &Demo) -> Result<u64> {
-    let options = InspectOptions { store: demo.stage.store(), ..InspectOptions::default() };
-    let report = inspect(&options, &SystemEntropy)?;
-    let head = report.groups.first().and_then(|g| g.head);
-    head.map(|m| m.seq.0).ok_or_else(|| Error::new(Kind::NotFound, "inspect shows no group"))
+fn protect(demo: &mut Demo) -> Result<()> {
+    demo.source.command(&format!("vms/{VM}/control/protect"), "to=london")?;
+    let status = demo.target.sheet(&format!("vms/{VM}/status"))?;
+    println!("   at london: {}: {}", status.show("state"), status.show("says"));
+    Ok(())
+}
+
+fn head(stage: &Stage) -> Result<String> {
+    Ok(stage.sheet(&format!("vms/{VM}/status"))?.show("head"))
+}
+
+/// Waits until the target holds the source's newest moment.
+fn caught_up(demo: &Demo) -> Result<String> {
+    let newest = head(&demo.source)?;
+    let begun = Instant::now();
+    let there = |site: &Mount| Ok(site.sheet(format!("vms/{VM}/status"))?.show("head") == newest);
+    demo.target.until("london has caught up", there)?;
+    println!("   london holds {newest} after another {} ms", begun.elapsed().as_millis());
+    Ok(newest)
 }
 
 fn hash(path: &Path) -> Result<blake3::Hash> {
@@ -105,66 +145,117 @@ fn hash(path: &Path) -> Result<blake3::Hash> {
 }
 
 fn write_over_time(demo: &mut Demo) -> Result<()> {
-    let image = image(demo);
-    demo.ticker = Some(load::Ticker::start(&demo.stage.mount().join("disks/web01/clock.raw"))?);
+    let image = image(&demo.source);
     for n in 1..=3 {
-        let note = demo.stage.dir().join(format!("note-{n}"));
+        let note = demo.dir.join(format!("note-{n}"));
         fs::write(&note, format!("note {n}\n").repeat(5000)).map_err(|e| failed(e, "can't write", &note))?;
         let command = format!("write {} note-{n}", note.display());
-        demo.stage.run("debugfs", &["-w", "-R", &command, &text(&image)])?;
-        demo.stage.run("sync", &[&text(&image)])?;
-        let seen = Seen { seq: newest(demo)?, notes: n, hash: hash(&image)? };
-        println!("   the disk is at moment @seq-{} now, BLAKE3 {}", seen.seq, &seen.hash.to_hex()[..16]);
+        run("debugfs", &["-w", "-R", &command, &text(&image)])?;
+        run("sync", &[&text(&image)])?;
+        let seen = Seen { moment: head(&demo.source)?, notes: n, hash: hash(&image)? };
+        println!("   the disk is at moment {} now, BLAKE3 {}", seen.moment, &seen.hash.to_hex()[..16]);
         demo.seen.push(seen);
-        std::thread::sleep(Duration::from_millis(300));
     }
-    Ok(())
+    caught_up(demo).map(drop)
 }
 
 fn look_back(demo: &mut Demo) -> Result<()> {
     for seen in &demo.seen {
-        let past = demo.stage.mount().join(format!("vms/web01/recovery-points/@seq-{}/disk.raw", seen.seq));
-        check(demo, &past, seen)?;
+        let points = demo.target.mount().join("vms").join(VM).join("recovery-points");
+        check(&points.join(&seen.moment).join("disk.raw"), seen)?;
     }
-    demo.ticker.take().map_or(Ok(()), load::Ticker::stop)
+    Ok(())
 }
 
 /// A past image is what it was: the same bytes, a clean filesystem, the notes of then and no later ones.
-fn check(demo: &Demo, past: &Path, seen: &Seen) -> Result<()> {
+fn check(past: &Path, seen: &Seen) -> Result<()> {
     let got = hash(past)?;
     if got != seen.hash {
         return Err(Error::new(Kind::Damaged, "the past image has other bytes than it had").at(past));
     }
-    fsck(demo, past)?;
-    let listed = demo.stage.run("debugfs", &["-R", "ls -p /", &text(past)])?;
-    let notes = (1..=3).filter(|n| listed.contains(&format!("/note-{n}/"))).count();
-    if notes != seen.notes {
-        let what = format!("{notes} notes are in it, {} were there at that moment", seen.notes);
-        return Err(Error::new(Kind::Damaged, what).at(past));
-    }
-    println!("   byte for byte as it was, filesystem clean, {notes} of 3 notes");
+    fsck(past)?;
+    check_notes(past, seen.notes)?;
+    println!("   byte for byte as it was, filesystem clean, {} of 3 notes", seen.notes);
     Ok(())
 }
 
+fn check_notes(image: &Path, expected: usize) -> Result<()> {
+    let listed = run("debugfs", &["-R", "ls -p /", &text(image)])?;
+    let notes = (1..=3).filter(|n| listed.contains(&format!("/note-{n}/"))).count();
+    if notes == expected {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Damaged, format!("{notes} notes are in it, {expected} were there")).at(image))
+}
+
+fn load_file(stage: &Stage) -> PathBuf {
+    stage.mount().join("disks").join(VM).join("load.raw")
+}
+
 fn kill_under_load(demo: &mut Demo) -> Result<()> {
-    let path = demo.stage.mount().join("disks/web01/load.raw");
+    let path = load_file(&demo.source);
     let load = load::Load::start(&path)?;
     for _ in 0..KILLS {
         std::thread::sleep(Duration::from_millis(700));
-        demo.stage.kill_worker()?;
+        demo.source.kill_worker()?;
     }
     std::thread::sleep(Duration::from_millis(700));
     let done = load.stop()?;
     println!("   {} writes were answered, the longest after {} ms", done.answered, done.longest.as_millis());
     done.check(&path)?;
     println!("   all of them are there");
-    fsck(demo, &image(demo))
+    caught_up(demo)?;
+    demo.load = Some(done);
+    Ok(())
+}
+
+fn lose_source(demo: &mut Demo) -> Result<()> {
+    demo.source.kill_all()?;
+    demo.target.until("london sees that paris is gone", |site| {
+        let status = site.sheet(format!("vms/{VM}/status"))?;
+        Ok(status.get("peer-link") == Some("unreachable"))
+    })
+}
+
+fn take_over(demo: &mut Demo) -> Result<()> {
+    let begun = Instant::now();
+    demo.target.command(&format!("vms/{VM}/control/failover"), "latest")?;
+    let status = demo.target.sheet(&format!("vms/{VM}/status"))?;
+    println!(
+        "   after {} ms: {}, writable: {}",
+        begun.elapsed().as_millis(),
+        status.show("state"),
+        status.show("writable")
+    );
+    Ok(())
+}
+
+fn check_taken(demo: &mut Demo) -> Result<()> {
+    let image = image(&demo.target);
+    // As a booting guest would: replay of its journal, which writes.
+    run_for(&[0, 1], "e2fsck", &["-p", &text(&image)])?;
+    fsck(&image)?;
+    check_notes(&image, 3)?;
+    println!("   filesystem clean, all notes there");
+    let path = load_file(&demo.target);
+    if let Some(done) = &demo.load {
+        done.check(&path)?;
+        println!("   all {} writes that paris answered are there", done.answered);
+    }
+    Ok(())
+}
+
+fn commit(demo: &mut Demo) -> Result<()> {
+    demo.target.command(&format!("vms/{VM}/control/commit"), &format!("confirm={VM}"))
 }
 
 fn verify(demo: &mut Demo) -> Result<()> {
-    demo.stage.stop()?;
-    println!("   $ standbyfs inspect --verify {}", demo.stage.store().display());
-    let options = InspectOptions { store: demo.stage.store(), journal: None, verify: true };
+    let image = image(&demo.target);
+    let newest = Seen { moment: "latest".into(), notes: 3, hash: hash(&image)? };
+    demo.seen.push(newest);
+    demo.target.stop()?;
+    println!("   $ standbyfs inspect --verify {}", demo.target.store().display());
+    let options = InspectOptions { store: demo.target.store(), journal: None, verify: true };
     let report = inspect(&options, &SystemEntropy)?;
     for proof in &report.proofs {
         println!("   {:?}: {}: {}", proof.proof, proof.about, proof.says);
@@ -177,15 +268,15 @@ fn verify(demo: &mut Demo) -> Result<()> {
 
 fn export_one(demo: &mut Demo) -> Result<()> {
     let Some(seen) = demo.seen.last() else { return Ok(()) };
-    let to = demo.stage.dir().join("export");
-    println!("   $ standbyfs export {} web01 latest {}", demo.stage.store().display(), to.display());
+    let to = demo.dir.join("export");
+    println!("   $ standbyfs export {} {VM} {} {}", demo.target.store().display(), seen.moment, to.display());
     let options = ExportOptions {
-        store: demo.stage.store(),
-        vm: "web01".into(),
-        moment: "latest".into(),
+        store: demo.target.store(),
+        vm: VM.into(),
+        moment: seen.moment.clone(),
         to: to.clone(),
         ..ExportOptions::default()
     };
     export(&options, &SystemEntropy)?;
-    check(demo, &to.join("disk.raw"), seen)
+    check(&to.join("disk.raw"), seen)
 }

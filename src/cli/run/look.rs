@@ -158,7 +158,8 @@ pub fn points(mount: &Mount, around: Around<'_, '_>, name: &str, json: bool) -> 
 
 /// `jobs`.
 pub fn jobs(mount: &Mount, around: Around<'_, '_>, json: bool) -> Result<Exit, Failure> {
-    let ids = mount.list("jobs")?;
+    let mut ids = mount.list("jobs")?;
+    ids.sort_by_key(|id| (id.len(), id.clone()));
     if json {
         let values = ids.iter().map(|id| value(mount, &format!("jobs/{id}/status")));
         let values = values.collect::<Result<Vec<_>, _>>()?;
@@ -213,7 +214,8 @@ pub fn events(
             lines.drain(..lines.len().saturating_sub(count));
         }
         for line in lines {
-            around.print(&format!("{line}\n"))?;
+            // Lines of the text are filled up with blanks to the length of the JSON's.
+            around.print(&format!("{}\n", line.trim_end()))?;
         }
         (seen, first) = (whole, false);
         if !follow {

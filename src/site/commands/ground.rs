@@ -416,7 +416,13 @@ pub fn known_of(group: &Group) -> Known {
 /// An error of the ground as a refusal: one that has a name keeps it.
 pub fn refused(error: Error) -> Refused {
     match error.name().and_then(|name| name.parse::<Refusal>().ok()) {
-        Some(refusal) => refusal.with("why", format!(": {error}")).with("job", error.to_string()),
+        Some(refusal) => {
+            let what = error.what();
+            let plain = refusal.plain().message();
+            // Where the words begin as the refusal's own, those are not said twice.
+            let why = what.strip_prefix(&plain).map_or_else(|| format!(": {what}"), str::to_owned);
+            refusal.with("why", why).with("job", what)
+        }
         None if error.kind() == Kind::NotFound => Refusal::PointNotFound.with("moment", error),
         None if error.kind() == Kind::Unreachable => Refusal::PeerUnreachable.plain(),
         None if error.kind() == Kind::NoSpace => Refusal::NoSpace.plain(),

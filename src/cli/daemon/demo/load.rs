@@ -89,35 +89,3 @@ impl Done {
         Ok(())
     }
 }
-
-/// A thread that writes a block now and then.
-pub struct Ticker {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<()>>,
-}
-
-impl Ticker {
-    /// Begins to write to a new file.
-    pub fn start(path: &Path) -> Result<Self> {
-        let file = File::options().write(true).create_new(true).open(path);
-        let file = file.map_err(|e| failed(e, "can't create", path))?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (told, shown) = (stop.clone(), path.to_owned());
-        let thread = std::thread::spawn(move || {
-            let mut number = 0;
-            while !told.load(Ordering::Relaxed) {
-                number += 1;
-                file.write_all_at(&content(0, number), 0).map_err(|e| failed(e, "a write failed", &shown))?;
-                std::thread::sleep(Duration::from_millis(250));
-            }
-            Ok(())
-        });
-        Ok(Self { stop, thread })
-    }
-
-    /// Ends it.
-    pub fn stop(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap_or_else(|_| Err(Error::new(Kind::Io, "the ticker ended unseen")))
-    }
-}

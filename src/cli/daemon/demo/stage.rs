@@ -1,6 +1,7 @@
 //! Where a demo plays: directories, the daemon, commands that are shown as they are run.
 
 use crate::vocab::{Error, Kind, Result};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,29 +14,31 @@ pub fn failed(error: std::io::Error, what: &str, path: &Path) -> Error {
     Error::io(error, what).at(path)
 }
 
-/// A directory with a store, a mount and its daemon.
+/// Makes the directory of a demo: it must be empty or not there.
+pub fn make_dir(dir: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(dir).map_err(|e| failed(e, "can't make the directory", dir))?;
+    let dir = dir.canonicalize().map_err(|e| failed(e, "can't look at the directory", dir))?;
+    if fs::read_dir(&dir).map_err(|e| failed(e, "can't list", &dir))?.next().is_some() {
+        return Err(Error::refused("not-empty", format!("{} holds something already", dir.display()))
+            .advice("Choose an empty directory, or one that doesn't exist yet"));
+    }
+    Ok(dir)
+}
+
+/// A site: a directory with a store, a mount and its daemon.
 pub struct Stage {
     dir: PathBuf,
+    name: &'static str,
     keeper: Option<Child>,
 }
 
 impl Stage {
-    /// Below a directory that is empty or not there.
-    pub fn new(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).map_err(|e| failed(e, "can't make the directory", dir))?;
-        let dir = dir.canonicalize().map_err(|e| failed(e, "can't look at the directory", dir))?;
-        if fs::read_dir(&dir).map_err(|e| failed(e, "can't list", &dir))?.next().is_some() {
-            return Err(Error::refused("not-empty", format!("{} holds something already", dir.display()))
-                .advice("Choose an empty directory, or one that doesn't exist yet"));
-        }
-        let stage = Self { dir, keeper: None };
-        fs::create_dir(stage.mount()).map_err(|e| failed(e, "can't make the directory", &stage.mount()))?;
+    /// A site of this name below the directory of a demo.
+    pub fn new(dir: &Path, name: &'static str) -> Result<Self> {
+        let stage = Self { dir: dir.join(name), name, keeper: None };
+        let mount = stage.mount();
+        fs::create_dir_all(&mount).map_err(|e| failed(e, "can't make the directory", &mount))?;
         Ok(stage)
-    }
-
-    /// The directory.
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// The store.
@@ -53,11 +56,17 @@ impl Stage {
         let program = std::env::current_exe().map_err(|e| Error::io(e, "can't find the own program"))?;
         let log = self.dir.join("daemon.log");
         let (store, mount) = (self.store(), self.mount());
-        println!("   $ standbyfs mount --foreground --store {} {}", store.display(), mount.display());
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        println!(
+            "   $ standbyfs mount --foreground --name {} --listen {listen} --store {} {}",
+            self.name,
+            store.display(),
+            mount.display()
+        );
         let output = File::create(&log).map_err(|e| failed(e, "can't make the log", &log))?;
         let errors = output.try_clone().map_err(|e| failed(e, "can't make the log", &log))?;
         let child = Command::new(program)
-            .args(["mount", "--foreground", "--store"])
+            .args(["mount", "--foreground", "--name", self.name, "--listen", &listen, "--store"])
             .args([&store, &mount])
             .stdin(Stdio::null())
             .stdout(output)
@@ -78,8 +87,8 @@ impl Stage {
         Ok(())
     }
 
-    /// SIGKILL to the worker: the process that serves, a child of the keeper.
-    pub fn kill_worker(&self) -> Result<()> {
+    /// The process that serves, a child of the keeper.
+    fn worker(&self) -> Result<Pid> {
         let Some(keeper) = &self.keeper else { return Err(Error::new(Kind::NotFound, "no daemon runs")) };
         let keeper = keeper.id();
         let path = PathBuf::from(format!("/proc/{keeper}/task/{keeper}/children"));
@@ -87,15 +96,40 @@ impl Stage {
         loop {
             let children = fs::read_to_string(&path).map_err(|e| failed(e, "can't list children", &path))?;
             let worker = children.split_whitespace().next().and_then(|n| n.parse::<i32>().ok());
-            if let Some(pid) = worker.and_then(rustix::process::Pid::from_raw) {
-                println!("   $ kill -9 {}", pid.as_raw_nonzero());
-                return rustix::process::kill_process(pid, rustix::process::Signal::KILL)
-                    .map_err(|e| Error::io(e.into(), "can't kill the worker"));
+            if let Some(pid) = worker.and_then(Pid::from_raw) {
+                return Ok(pid);
             }
             if begun.elapsed() > START {
                 return Err(Error::new(Kind::NotFound, "the daemon has no worker"));
             }
             std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGKILL to the worker.
+    pub fn kill_worker(&self) -> Result<()> {
+        let pid = self.worker()?;
+        println!("   $ kill -9 {}", pid.as_raw_nonzero());
+        kill_process(pid, Signal::KILL).map_err(|e| Error::io(e.into(), "can't kill the worker"))
+    }
+
+    /// SIGKILL to keeper and worker: as if the machine were gone. What is left of the mount is taken away.
+    pub fn kill_all(&mut self) -> Result<()> {
+        let worker = self.worker()?;
+        let Some(mut keeper) = self.keeper.take() else { return Ok(()) };
+        println!("   $ kill -9 {} {}", keeper.id(), worker.as_raw_nonzero());
+        // The keeper first: it would start another worker.
+        let killed = keeper.kill().and_then(|()| keeper.wait().map(drop));
+        // A worker ends by itself when its keeper is gone; it is not waited for.
+        let _ = kill_process(worker, Signal::KILL);
+        killed.map_err(|e| Error::io(e, "can't kill the daemon"))?;
+        self.clear();
+        Ok(())
+    }
+
+    fn clear(&self) {
+        if self.is_mounted() {
+            let _ = Command::new("umount").arg("-l").arg(self.mount()).status();
         }
     }
 
@@ -118,33 +152,45 @@ impl Stage {
         let point = self.mount().display().to_string();
         mounts.lines().any(|line| line.split(' ').nth(1) == Some(point.as_str()))
     }
+}
 
-    /// Runs a command, shows it, and gives what it prints. Its exit code must be 0.
-    pub fn run(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        println!("   $ {program} {}", arguments.join(" "));
-        let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new(program)
-            .args(arguments)
-            .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-            .env("LC_ALL", "C")
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| {
-                Error::io(e, format!("can't run {program}")).advice("tools/setup installs what is missing")
-            })?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).trim().to_owned();
-        Err(Error::new(Kind::Io, format!("{program} ended with {}: {said}", output.status)))
+/// A port of this machine that nobody listens on now.
+fn free_port() -> Result<u16> {
+    let found = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    found.map(|at| at.port()).map_err(|e| Error::io(e, "can't find a free port"))
+}
+
+/// Runs a command, shows it, and gives what it prints. Its exit code must be 0.
+pub fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    run_for(&[0], program, arguments).map(|(_, said)| said)
+}
+
+/// Runs a command whose exit code must be one of these.
+pub fn run_for(codes: &[i32], program: &str, arguments: &[&str]) -> Result<(i32, String)> {
+    let typed = |word: &&str| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() };
+    println!("   $ {program} {}", arguments.iter().map(typed).collect::<Vec<_>>().join(" "));
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| {
+            Error::io(e, format!("can't run {program}")).advice("tools/setup installs what is missing")
+        })?;
+    if let Some(code) = output.status.code().filter(|code| codes.contains(code)) {
+        return Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()));
     }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    Err(Error::new(Kind::Io, format!("{program} ended with {}: {said}", output.status)))
 }
 
 /// SIGTERM, and SIGKILL to one that doesn't mind.
 fn end(keeper: &mut Child) -> Option<std::process::ExitStatus> {
-    if let Some(pid) = rustix::process::Pid::from_raw(keeper.id() as i32) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    if let Some(pid) = Pid::from_raw(keeper.id() as i32) {
+        let _ = kill_process(pid, Signal::TERM);
     }
     let begun = Instant::now();
     while begun.elapsed() < START {
@@ -163,8 +209,6 @@ impl Drop for Stage {
         if let Some(mut keeper) = self.keeper.take() {
             end(&mut keeper);
         }
-        if self.is_mounted() {
-            let _ = Command::new("umount").arg("-l").arg(self.mount()).status();
-        }
+        self.clear();
     }
 }
