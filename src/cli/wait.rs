@@ -55,7 +55,8 @@ fn ended(job: &str, state: JobState, status: Sheet) -> Result<Sheet, Failure> {
         _ => {
             let why = status.get("outcome").unwrap_or("see its log");
             let refusal = status.get("refusal").map(str::to_owned);
-            let name = refusal.as_ref().map(|r| format!("{r}: ")).unwrap_or_default();
+            let said = |name: &&String| !why.starts_with(&format!("{name}: "));
+            let name = refusal.as_ref().filter(said).map(|r| format!("{r}: ")).unwrap_or_default();
             Err(Failure { exit: Exit::JobFailed, message: format!("job {job} failed: {name}{why}"), refusal })
         }
     }

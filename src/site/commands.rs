@@ -72,6 +72,17 @@ pub trait Replication: Send + Sync {
     ) -> Result<Done, Refused>;
 }
 
+/// How the `id=` begins that a mount puts behind a line without one: the request that the line came by.
+pub const REQUEST_ID: &str = "w-";
+
+/// A line as it was typed.
+pub fn typed(line: &str) -> &str {
+    match line.rsplit_once(" id=") {
+        Some((typed, id)) if id.starts_with(REQUEST_ID) => typed,
+        _ => line,
+    }
+}
+
 impl Site {
     /// Takes what was written to the control file of `verb`. `writer`: a disk of the VM that is open for writing.
     ///
@@ -97,7 +108,7 @@ impl Site {
         };
         // A token of a pairing is a secret.
         let shown = if verb == Verb::Pair { "…" } else { outcome.as_str() };
-        let typed = if verb == Verb::Pair { "…" } else { line.as_str() };
+        let typed = if verb == Verb::Pair { "…" } else { typed(&line) };
         let full = if typed.starts_with(verb.name()) { typed.to_owned() } else { format!("{verb} {typed}") };
         let who = (who.uid, who.gid, who.pid);
         let event = Event::command(self.clock().wall_ns(), who, subject.as_deref(), full.trim(), shown);

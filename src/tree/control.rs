@@ -13,12 +13,12 @@
 use crate::protection::control::{Line, LineError};
 use crate::protection::report::Outcome;
 use crate::protection::{Refusal, Refused, Verb};
-use crate::site::commands::Caller;
+use crate::site::commands::{Caller, REQUEST_ID};
 use crate::site::requests::Seen;
 use crate::tree::controls::To;
 use crate::tree::handles::{Meaning, Open, What};
 use crate::tree::host::{Host, Item, Numbers};
-use crate::tree::node::{KIND_OPEN, Node, VmFile, Whose};
+use crate::tree::node::{CONTROL, KIND_OPEN, Node, VmFile, Whose};
 use crate::tree::ops::{Answer, Completion, Errno, Request};
 use crate::tree::text::{control_sheet, outcome_sheet};
 use crate::tree::tree::{Tree, failed};
@@ -129,8 +129,13 @@ fn item(host: &dyn Host, vm: VmId) -> Answer<Arc<dyn Item>> {
     host.vms().into_iter().find(|item| item.id() == vm).ok_or(Errno::ESTALE)
 }
 
-fn verb(name: &str) -> Answer<Verb> {
-    name.parse().map_err(|_| Errno::ENOENT)
+/// The verb of a file; a job has one file for all of its verbs, and the line begins with one.
+fn verb(name: &str, line: &str) -> Answer<Verb> {
+    if name != CONTROL {
+        return name.parse().map_err(|_| Errno::ENOENT);
+    }
+    let done = line.split_whitespace().next() == Some(Verb::Done.name());
+    Ok(if done { Verb::Done } else { Verb::Cancel })
 }
 
 fn shown(host: &dyn Host, node: &Node) -> Answer<String> {
@@ -139,7 +144,7 @@ fn shown(host: &dyn Host, node: &Node) -> Answer<String> {
             Ok(host.controls().policy(&*item(host, *vm)?).map_err(failed)?.0)
         }
         Node::Verb(whose, name) => on(host, whose, |to| {
-            let report = host.controls().control(to, verb(name)?).map_err(failed)?;
+            let report = host.controls().control(to, verb(name, "")?).map_err(failed)?;
             Ok(control_sheet(&report).text())
         }),
         _ => Err(Errno::EINVAL),
@@ -233,7 +238,7 @@ impl Write {
                 (errno, shown(&outcome)?)
             }
             Node::Verb(whose, name) => {
-                let verb = verb(name)?;
+                let verb = verb(name, line)?;
                 let line_with_id = self.with_id(line);
                 on(&*self.host, whose, |to| {
                     let (errno, outcome) = ended(controls.command(who, to, verb, line_with_id.as_bytes()));
@@ -264,7 +269,7 @@ impl Write {
             return line.to_owned();
         }
         let id = self.host.requests().id(self.request.unique);
-        let with = format!("{line} id=w-{}-{}", id.mount.short(), id.unique);
+        let with = format!("{line} id={REQUEST_ID}{}-{}", id.mount.short(), id.unique);
         if with.len() < crate::protection::control::LINE_MAX { with } else { line.to_owned() }
     }
 }

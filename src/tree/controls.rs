@@ -9,7 +9,7 @@ use crate::protection::report::{
     At, ControlReport, GapReport, HealthReport, LossReport, Outcome, PeerReport, SiteReport, StatusReport,
 };
 use crate::protection::{Cell, Column, PointSet, Refusal, Refused, Scope, State, Verb, cell, preconditions};
-use crate::site::commands::{Caller, On, refused};
+use crate::site::commands::{Caller, On, refused, typed};
 use crate::site::events::{Event, Events};
 use crate::site::replication::PeerStatus;
 use crate::site::{Site, Vm, points};
@@ -188,7 +188,11 @@ impl Controls for Site {
     }
 
     fn jobs(&self) -> Vec<Job> {
-        self.jobs().list()
+        let mut jobs = self.jobs().list();
+        for job in &mut jobs {
+            job.command = typed(&job.command).to_owned();
+        }
+        jobs
     }
 
     fn job_log(&self, id: &str, offset: u64, max: usize) -> Result<Vec<u8>> {

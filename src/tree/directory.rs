@@ -100,7 +100,7 @@ impl Tree {
                 known.map(|verb| Node::Verb(whose.clone(), verb.name().to_owned()))
             }
             Node::Jobs => self.job(name).ok().map(|job| Node::Job(job.id)),
-            Node::Job(id) if name == CONTROL => Some(Node::Control(Whose::Job(id.clone()))),
+            Node::Job(id) if name == CONTROL => Some(Node::Verb(Whose::Job(id.clone()), CONTROL.to_owned())),
             Node::Job(id) => {
                 let found = JOB_FILES.iter().find(|(n, ..)| *n == name);
                 found.map(|(_, file, form)| Node::JobFile(id.clone(), *file, *form))
@@ -176,7 +176,7 @@ impl Tree {
             Node::Job(id) => JOB_FILES
                 .iter()
                 .map(|(name, file, form)| plain(Node::JobFile(id.clone(), *file, *form), name))
-                .chain([plain(Node::Control(Whose::Job(id.clone())), CONTROL)])
+                .chain([plain(Node::Verb(Whose::Job(id.clone()), CONTROL.to_owned()), CONTROL)])
                 .collect(),
             Node::Peers => {
                 let peers = self.host.controls().peers().into_iter();

@@ -176,7 +176,7 @@ pub(super) const LATEST: &[(&str, Latest)] = &[
 pub(super) const POINTS: &str = "recovery-points";
 /// The directory of branches in a VM's directory.
 pub(super) const BRANCHES: &str = "branches";
-/// The directory of verbs of a VM, a job, the site.
+/// The directory of verbs of a VM and of the site; of a job it is a file that takes each of its verbs.
 pub(super) const CONTROL: &str = "control";
 /// The directory of peers in `site/`.
 pub(super) const PEERS: &str = "peers";

@@ -74,7 +74,7 @@ fn every_verb_is_there_and_does_what_allowed_says() {
     }
     for (verb, line, name) in [
         ("pair", "accept nonsense", "token-malformed"),
-        ("forget", "site=london", "not-supported-yet"),
+        ("forget", "site=london", "peer-not-registered"),
         ("import", "path=/x vm=y", "not-supported-yet"),
         ("export-config", "path=/x", "not-supported-yet"),
     ] {

@@ -97,8 +97,13 @@ fn tools_go_over_the_tree() {
         let same = sh_output(&format!("cmp {at}/vms/web/policy {0}/{dir}vms/web/policy", out.display()));
         assert!(same.status.success(), "{dir}: {}", String::from_utf8_lossy(&same.stdout));
     }
-    let listed = sh(&format!("cd {at}/jobs/j1 && ls && cat status progress log && ls -l control"));
-    assert!(listed.contains("kind: scrub") && listed.contains("cancel"), "{listed}");
+    let listed = sh(&format!("cd {at}/jobs/j1 && ls && cat status progress log control"));
+    assert!(
+        listed.contains("kind: scrub\n")
+            && listed.contains("command: scrub\n")
+            && listed.contains("usage: cancel"),
+        "{listed}"
+    );
     // `tail -f` sees what comes later.
     let followed = sh_output(&format!(
         "timeout 10 tail -n 0 -f {at}/site/events > {0}/tail & sleep 1; echo pause > {at}/vms/web/control/pause; \

@@ -38,7 +38,11 @@ fn protected() -> (Mount, Mount) {
             && !fs::read_to_string(paris.path("site/events")).unwrap().contains(&token)
     );
     until("both know each other", PATIENCE, || {
-        paris.path("site/peers/london/status").exists() && london.path("site/peers/paris/status").exists()
+        let linked = |site: &Mount, peer: &str| {
+            let status = fs::read_to_string(site.path(&format!("site/peers/{peer}/status")));
+            status.is_ok_and(|text| text.contains("\npeer-link: connected\n"))
+        };
+        linked(&paris, "london") && linked(&london, "paris")
     });
     fs::create_dir(paris.path("disks/web")).unwrap();
     fs::write(paris.path("disks/web/d.raw"), vec![b'0'; 8 * BLOCK]).unwrap();
@@ -146,7 +150,11 @@ fn a_site_is_lost_and_the_other_takes_over() {
 
     // Taken back, and taken over again by the tool.
     assert_eq!(tell(&london.path("vms/web/control/rollback"), "rollback").refusal(), Some("confirm-needed"));
+    let reader = File::open(london.path("disks/web/d.raw")).unwrap();
+    assert_eq!(failed(reader.read_at(&mut [0; 16], 0)), None);
     echo(&london, "confirm=web", "vms/web/control/rollback");
+    assert_eq!(failed(reader.read_at(&mut [0; 16], 0)), Some(libc::ESTALE));
+    drop(reader);
     assert_eq!((state(&london).as_str(), disk(&london, "disks/web")), ("standby", 'c'));
     assert_eq!(failed(open(&london)), Some(libc::EROFS));
     let (code, out, err) = standbyctl(&london, &["failover", "web", &moments[1]]);
@@ -174,17 +182,45 @@ fn a_planned_failover_hands_over() {
     write(&paris, &london, b'a');
     let writer = open(&paris).unwrap();
     writer.write_all_at(&[b'p'; 8 * BLOCK], 0).unwrap();
+    // Nothing here can shut the VM down, and a person hasn't: nothing is taken from under it.
+    let (code, out, err) = standbyctl(&london, &["failover", "web", "--planned"]);
+    assert!(code == 7 && err.matches("writers-open").count() == 1, "{out}{err}");
+    assert_eq!((state(&paris).as_str(), state(&london).as_str()), ("protected", "standby"));
+    writer.write_all_at(&[b'p'; 8 * BLOCK], 0).unwrap();
+    drop(writer);
     let (code, out, err) = standbyctl(&london, &["failover", "web", "--planned"]);
     assert_eq!(code, 0, "{out}{err}");
     assert_eq!((state(&london).as_str(), disk(&london, "disks/web")), ("failed-over", 'p'));
     until("paris is fenced", PATIENCE, || state(&paris) == "fenced");
-    assert_eq!(failed(writer.write_at(b"late", 0)), Some(libc::ENOSPC));
     assert_eq!(failed(open(&paris)), Some(libc::EROFS));
     assert_eq!(disk(&paris, "disks/web"), 'p', "reads go on");
     open(&london).unwrap().write_all_at(&[b'q'; 8 * BLOCK], 0).unwrap();
     assert_eq!(disk(&london, "disks/web"), 'q');
     assert_eq!(tell(&paris.path("vms/web/control/failover"), "latest").refusal(), Some("force-needed"));
+    paris.stop();
+    london.stop();
+}
+
+/// A takeover while the source still runs: its writers are told to pause, and what they had an answer for is there.
+#[test]
+fn a_linked_failover_stops_the_writers_of_the_source() {
+    let (paris, london) = protected();
+    write(&paris, &london, b'a');
+    let writer = open(&paris).unwrap();
+    writer.write_all_at(&[b'p'; 8 * BLOCK], 0).unwrap();
+    writer.sync_all().unwrap();
+    let told = tell(&london.path("vms/web/control/failover"), "latest");
+    assert!(ended(&london, &told.job()).contains("state: succeeded"), "{}", told.shown);
+    assert_eq!((state(&london).as_str(), disk(&london, "disks/web")), ("failed-over", 'p'));
+    until("paris is fenced", PATIENCE, || state(&paris) == "fenced");
+    for _ in 0..2 {
+        assert_eq!(failed(writer.write_at(b"late", 0)), Some(libc::ENOSPC));
+        assert!(paris.kill_worker());
+    }
+    assert_eq!(failed(writer.read_at(&mut [0; 16], 0)), None, "reads go on");
+    assert_eq!(failed(open(&paris)), Some(libc::EROFS));
     drop(writer);
+    assert_eq!(disk(&paris, "disks/web"), 'p');
     paris.stop();
     london.stop();
 }

@@ -85,8 +85,10 @@ fn pair(demo: &mut Demo) -> Result<()> {
     let token = demo.source.write("site/control/pair", "create")?;
     let said = demo.target.write("site/control/pair", &format!("accept {token}"))?;
     println!("   {said}");
-    demo.source
-        .until("london is seen as a peer", |site| Ok(site.list("site/peers")?.contains(&"london".into())))
+    demo.source.until("london is connected", |site| {
+        let known = site.list("site/peers")?.contains(&"london".to_owned());
+        Ok(known && site.sheet("site/peers/london/status")?.get("peer-link") == Some("connected"))
+    })
 }
 
 fn image(stage: &Stage) -> PathBuf {

@@ -7,10 +7,10 @@
 
 use crate::group::{Gate, Group, left_out};
 use crate::history::{CommitPoints, Event, Operation, RowKind};
-use crate::protection::control::{Action, DropWhat, PointsAtCommit};
+use crate::protection::control::{Action, DropWhat, MomentRef, PointsAtCommit, parse};
 use crate::protection::job::{JobKind, JobState};
 use crate::protection::policy::Policy;
-use crate::protection::{PointKind, Refusal, Refused, State};
+use crate::protection::{PointKind, Refusal, Refused, State, Verb};
 use crate::site::catalog::Catalog;
 use crate::site::facts::{Known, LeftOver, left_over};
 use crate::site::jobs::Jobs;
@@ -118,12 +118,22 @@ impl Ground<'_> {
                 return Ok(Some(Rest::Free));
             }
             Some(_) => self.end(id, "done; a restart came in between")?,
+            // It decides nothing: it is done again.
+            None if job.kind == JobKind::Scrub => return Ok(Some(Rest::Scrub(self.scrubbed(&job.command)?))),
             None => self.jobs.update(id, |job, now| {
                 let why = "a restart interrupted it before it was decided; nothing was changed";
                 job.finish(JobState::Failed, why, None, now);
             })?,
         }
         Ok(None)
+    }
+
+    /// The moment of a scrub's line, as far as it is still held; else the newest.
+    fn scrubbed(&self, line: &str) -> Result<Moment> {
+        let named = parse(Verb::Scrub, line.as_bytes()).ok().and_then(|command| command.moment().cloned());
+        let set = points::load(self.catalog, self.group.id())?;
+        let found = points::resolve(self.group, &set, &named.unwrap_or(MomentRef::Latest))?;
+        found.or_else(|_| self.group.durable_head())
     }
 
     fn end(&self, id: &str, says: &str) -> Result<()> {
