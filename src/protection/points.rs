@@ -157,6 +157,13 @@ impl PointSet {
         changed || before != (self.points.len(), self.gone.len())
     }
 
+    /// Gives points of the other site a place on this site's age clock.
+    pub fn fill_ages(&mut self, age_at: impl Fn(WallTime) -> u64) {
+        for point in self.points.values_mut().filter(|p| p.age == 0) {
+            point.age = age_at(point.time);
+        }
+    }
+
     /// The newest point of this kind on a line.
     pub fn latest(&self, kind: PointKind, on_line: impl Fn(Moment) -> bool) -> Option<&Point> {
         self.in_order().into_iter().rev().find(|p| p.kind == kind && on_line(p.moment))

@@ -6,6 +6,7 @@
 //! 4. Who typed what, and what came of it, is in `events`, durable before an acceptance is told.
 
 mod ground;
+mod scrub;
 mod situation;
 
 pub use ground::{Done, Ground, Rest, known_of, operation_of, refused};
@@ -278,18 +279,10 @@ impl Site {
                     Ok(format!("committed; {freed} of journal freed"))
                 })
             }
-            Rest::Scrub(moment) => self.work(job, move |handle| {
-                let view = group.open_moment(moment)?;
-                let total: u64 = view.names.files.values().map(|f| f.size).sum();
-                let mut read = 0;
-                let (hash, bytes) = group.hash_moment(&view, |more| {
-                    read += more;
-                    handle.progress(read, total, 0);
-                    handle.check()
-                })?;
-                let moment = crate::protection::admission::moment_name(view.moment);
-                Ok(format!("blake3 {hash} over {bytes} bytes of {moment}, this site only"))
-            }),
+            Rest::Scrub(moment) => {
+                let (vm, engine) = (Arc::clone(vm), self.engine().filter(|engine| engine.is_linked(vm)));
+                self.work(job, move |handle| scrub::run(&vm, engine.as_deref(), moment, handle))
+            }
         })
     }
 

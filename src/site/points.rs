@@ -46,6 +46,14 @@ fn age(time: i64) -> u64 {
     u64::try_from(time).unwrap_or(0)
 }
 
+/// Takes in the other site's points. Returns whether anything changed.
+pub fn merge(set: &mut PointSet, other: &PointSet) -> bool {
+    let changed = set.merge(other);
+    // P2: the clock is the wall time of records, which is the same at both sites.
+    set.fill_ages(age);
+    changed
+}
+
 /// What is due: a scheduled point, and the end of those outside of the window. Returns whether anything changed.
 pub fn keep(
     catalog: &Catalog,

@@ -15,6 +15,7 @@
 //! | takeover | a failover between two sites that see each other |
 //! | ended | the end of a protection, told to the other site |
 //! | verdict | what a meeting found out, kept in the history |
+//! | scrub | the bytes of a moment, compared between both sites |
 //! | side | a group's side of the exchange, as a connection drives it |
 //! | standby | the catalog's side of a VM that has a peer |
 //! | sessions, framing, status | session tokens; frames in frames; figures for status |
@@ -24,6 +25,7 @@ mod framing;
 mod join;
 mod operate;
 mod relation;
+mod scrub;
 mod serve;
 mod sessions;
 mod side;
@@ -113,6 +115,8 @@ impl Default for ReplicationOptions {
 enum Command {
     /// Ask the peer to keep a standby.
     Join { slot: Arc<GroupSlot>, join: Box<crate::exchange::Join>, answer: Sender<join::Answered> },
+    /// Say this of a group.
+    Say { group: GroupId, about: Box<crate::exchange::About> },
 }
 
 /// A group that has a peer.
@@ -201,6 +205,8 @@ pub struct Replication {
     protecting: Mutex<()>,
     /// Jobs whose last step was begun by this process.
     starting: Mutex<HashSet<String>>,
+    /// Who waits for the peer's hash of a range.
+    scrubs: Mutex<HashMap<Token, Sender<scrub::Heard>>>,
     stop: AtomicBool,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -250,6 +256,7 @@ impl Replication {
             groups: Mutex::default(),
             protecting: Mutex::default(),
             starting: Mutex::default(),
+            scrubs: Mutex::default(),
             stop: AtomicBool::new(false),
             threads: Mutex::default(),
         });

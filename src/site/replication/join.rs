@@ -18,6 +18,9 @@ use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
+/// How long `protect` waits for a session with a peer that is being called.
+const SESSION_WAIT: std::time::Duration = std::time::Duration::from_secs(3);
+
 /// The peer's answer.
 pub(super) enum Answered {
     /// It keeps a standby.
@@ -97,8 +100,13 @@ impl Replication {
             return Err(Error::refused("no-disk", format!("{} has no disk image", vm.name()))
                 .advice("Create or import one first"));
         }
-        if self.peer(peer.store).commands.lock().is_none() {
-            return Err(unreachable(&peer));
+        // Directly after a pairing or a start both sites are still finding each other.
+        let until = std::time::Instant::now() + SESSION_WAIT;
+        while self.peer(peer.store).commands.lock().is_none() {
+            if std::time::Instant::now() >= until || self.is_stopped() {
+                return Err(unreachable(&peer));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         Ok(())
     }

@@ -8,9 +8,10 @@
 //!     other existed was heard by nobody.
 
 mod groups;
+mod points;
 
 use super::{
-    Command, GroupSlot, PeerSlot, Relation, Replication, SessionState, ended, framing, join, sessions,
+    Command, GroupSlot, PeerSlot, Relation, Replication, SessionState, ended, framing, join, scrub, sessions,
     verdict,
 };
 use crate::exchange::{
@@ -88,6 +89,7 @@ struct Talk<'a> {
     commands: Receiver<Command>,
     sender: Sender<Command>,
     answers: HashMap<Token, Sender<join::Answered>>,
+    points: points::Points,
     progress_ns: u64,
     sent: u64,
     received: u64,
@@ -134,6 +136,7 @@ impl<'a> Talk<'a> {
             commands,
             sender,
             answers: HashMap::new(),
+            points: points::Points::default(),
             progress_ns: 0,
             sent: 0,
             received: 0,
@@ -290,6 +293,7 @@ impl<'a> Talk<'a> {
 
     /// Tells a side that its connection begins here, after ending an earlier one.
     fn begin_side(&mut self, slot: &Arc<GroupSlot>) -> Result<()> {
+        self.points_untold(slot.group.id());
         self.asked.remove(&slot.group.id());
         self.groups.insert(slot.group.id(), Arc::clone(slot));
         self.say_intent(slot)?;
@@ -323,6 +327,10 @@ impl<'a> Talk<'a> {
                     return Ok(self.declined(group, *op, name, text)?);
                 }
                 About::Notices { notices } => return Ok(self.noticed(group, notices.clone())?),
+                About::Points(set) => {
+                    self.points_heard(group, set);
+                    return Ok(());
+                }
                 _ => {}
             }
         }
@@ -343,6 +351,7 @@ impl<'a> Talk<'a> {
                 self.groups.insert(group, slot);
                 self.say(&Frame::about(group, About::Join(join)))
             }
+            Command::Say { group, about } => self.say(&Frame::about(group, *about)),
         }
     }
 
@@ -362,6 +371,7 @@ impl<'a> Talk<'a> {
         for slot in &all {
             self.changed(slot)?;
         }
+        self.share_points(&slots, now)?;
         for slot in slots {
             let due = {
                 let mut running = slot.running.lock();
@@ -422,10 +432,12 @@ impl<'a> Talk<'a> {
                 Output::HandOver(op) => self.hub.hand_over(slot, op),
                 Output::MayDecide(op) => slot.running.lock().may_decide = Some(op),
                 Output::Report(report) => self.report(slot, &report),
-                Output::Scrub(scrub) => {
-                    let text = "this version doesn't hash ranges for a peer".to_owned();
-                    let declined = About::Declined { op: scrub.id, name: "not-supported-yet".into(), text };
-                    self.say(&Frame::about(slot.group.id(), declined))?;
+                Output::Scrub(asked) => {
+                    let answer = scrub::answer(&slot.group, asked)?;
+                    self.say(&Frame::about(slot.group.id(), answer))?;
+                }
+                Output::Answer(About::Scrubbed { scrub, hash }) => {
+                    self.hub.scrubbed(scrub.id, Ok(hash));
                 }
                 // V2: answered before they reach a side. Answers to what this site doesn't ask are passed over.
                 Output::Join(_) | Output::Answer(_) => {}
@@ -483,6 +495,7 @@ impl<'a> Talk<'a> {
     /// P1.
     fn end(&mut self, end: End) {
         *self.slot.commands.lock() = None;
+        self.hub.forget_scrubs();
         let now = self.hub.now_ns();
         for slot in self.groups.values() {
             let mut running = slot.running.lock();

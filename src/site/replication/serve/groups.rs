@@ -149,6 +149,9 @@ impl Talk<'_> {
     }
 
     pub(super) fn declined(&mut self, group: GroupId, op: Token, name: &str, text: &str) -> Result<()> {
+        if self.hub.scrubbed(op, Err(text.to_owned())) {
+            return Ok(());
+        }
         let Some(slot) = self.groups.get(&group).cloned() else { return Ok(()) };
         if *slot.joining.lock() != Some(op) {
             if name == UNKNOWN && Relation::of_group(&slot.group, self.peer.store) == Relation::Source {
