@@ -15,7 +15,7 @@ fn give(open: &Open, verb: Verb, text: &str) -> std::result::Result<Accepted, Re
     open.site.command(WHO, On::Vm(&open.vm("web")), verb, text.as_bytes(), None)
 }
 
-fn done(open: &Open, verb: Verb, text: &str) -> Accepted {
+pub(super) fn done(open: &Open, verb: Verb, text: &str) -> Accepted {
     give(open, verb, text).unwrap_or_else(|e| panic!("{verb} {text}: {e}\n{}", open.events()))
 }
 
@@ -23,7 +23,7 @@ fn refused(open: &Open, verb: Verb, text: &str) -> Option<Refusal> {
     give(open, verb, text).err().map(|e| e.refusal)
 }
 
-fn ended(open: &Open, accepted: &Accepted) -> Job {
+pub(super) fn ended(open: &Open, accepted: &Accepted) -> Job {
     let id = accepted.job.clone().expect("a job");
     let until = Instant::now() + LONG;
     loop {
@@ -55,7 +55,7 @@ fn part(pair: &Pair, a: &Open, b: &Open) {
     eventually("the end of both sessions", || !a.is_ready() && !b.is_ready());
 }
 
-fn protected_pair() -> (Pair, Open, Open, Guest) {
+pub(super) fn protected_pair() -> (Pair, Open, Open, Guest) {
     let (pair, a, b, guest, _) = protected();
     is(&a, State::Protected);
     is(&b, State::Standby);
