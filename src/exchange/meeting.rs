@@ -281,11 +281,13 @@ pub(crate) fn shipping(verdict: &Verdict, follows: impl Fn(StoreId) -> bool) -> 
         Verdict::Decided(Outcome::Follow { source, target, by_records }, _) if follows(*target) => {
             Some((*source, *by_records))
         }
-        // A standby that has nothing of its own follows whoever decided: there is nothing to yield.
-        Verdict::Decided(
-            Outcome::Yield { winner, loser, loser_writes: false, nothing_lost: true, .. },
-            _,
-        ) if follows(*loser) => Some((*winner, true)),
+        // Who follows by its own durable state has nothing to yield any more: by records where it has nothing of its
+        // own behind c; else by a jump, and what it has is a branch.
+        Verdict::Decided(Outcome::Yield { winner, loser, loser_writes: false, nothing_lost, .. }, _)
+            if follows(*loser) =>
+        {
+            Some((*winner, *nothing_lost))
+        }
         _ => None,
     }
 }

@@ -35,6 +35,7 @@ pub use ranges::{DiskRange, RangeSet};
 pub use record::{Record, RunError, run_after};
 pub use rpo::{CONTACT_NS, Rpo, SourceRpo, TargetRpo};
 pub use session::{LocalSite, PROTOCOL_VERSIONS, Session, SessionEffect, SessionEvent, Tokens};
+pub(crate) use source::shrink;
 
 #[cfg(test)]
 mod tests;

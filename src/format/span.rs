@@ -33,4 +33,11 @@ pub struct Span {
 pub struct JumpSpan {
     /// The moment before it; `None`: nothing was before it.
     pub from: Option<Moment>,
+    /// Where the main log ended then: what it has behind this place came after the jump.
+    #[serde(default)]
+    pub behind: Pos,
+    /// The parts of the staging log that count, oldest first; what lies between them was staged, lost its progress in
+    /// a crash and was staged again. None: the jump brought nothing but bases.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<(Pos, Pos)>,
 }

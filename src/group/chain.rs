@@ -1,11 +1,14 @@
 //! The chain behind the acknowledgement: values, and where a recomputation can begin.
 //!
-//! C5. The chain follows the log. A segment's first value is known from its epoch's row, if it begins with one,
-//!     or from the value that the segment before it ended with.
+//! C5. The chain follows the log. A segment's first value is that of its epoch's row, if it begins with one; that which
+//!     a jump attested, if the log goes on behind one; that with which the segment before it ended, if it goes on
+//!     there; else that of the moment before its first record, wherever in the log that lies: a target goes on with an
+//!     epoch after it was a writer itself and took that back.
 //! C6. A value of any moment is recomputed from the begin of its segment.
 
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
+use crate::group::group::ChainState;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
 use crate::journal::{BatchView, SegmentInfo};
 use crate::vocab::{Error, Kind, Moment, Pos, RecordKind, Result, Seq};
@@ -29,23 +32,7 @@ impl Group {
                 break;
             }
             if let Some(start) = self.log.segment_begun_by(batch.pos) {
-                let before = match batch.records.first().filter(|_| !self.begins_epoch(&batch)) {
-                    None => self.start_of(&batch)?,
-                    // The line went back to this epoch, which it had left.
-                    Some(first)
-                        if first.entry.seq != at.moment.seq.next() || batch.epoch != at.moment.epoch =>
-                    {
-                        let moment =
-                            Moment { epoch: batch.epoch, seq: Seq(first.entry.seq.0.saturating_sub(1)) };
-                        let value = match chain.marks.get(&moment) {
-                            Some(value) => Some(*value),
-                            None => self.recompute(moment, |start| chain.at_segment.get(&start).copied())?,
-                        };
-                        let gone = || Error::new(Kind::Damaged, format!("no chain value at {moment}"));
-                        At { moment, value: value.ok_or_else(gone)? }
-                    }
-                    Some(_) => at,
-                };
+                let before = self.before_segment(&chain, at, &batch)?;
                 at = before;
                 self.log.note_start_chain(start, before.moment, before.value.0);
                 chain.at_segment.insert(start, (before.moment, before.value));
@@ -58,6 +45,10 @@ impl Group {
             chain.place = batch.end();
             (chain.moment, chain.value) = (at.moment, at.value);
         }
+        if let Some(jump) = chain.jumps.get(&chain.place) {
+            at = *jump;
+            (chain.moment, chain.value) = (at.moment, at.value);
+        }
         self.log.note_chain(at.moment, at.value.0);
         Ok(at)
     }
@@ -68,35 +59,53 @@ impl Group {
     /// `Damaged` where records that must be there can't be read.
     pub fn chain_value(&self, moment: Moment) -> Result<Option<ChainValue>> {
         self.follow_chain(self.log.end())?;
-        {
-            let chain = self.chain.lock();
-            if chain.moment == moment {
-                return Ok(Some(chain.value));
-            }
-            if let Some(value) = chain.marks.get(&moment) {
-                return Ok(Some(*value));
-            }
-        }
-        self.recompute(moment, |start| self.chain.lock().at_segment.get(&start).copied())
+        self.known_value(&self.chain.lock(), moment)
     }
 
-    /// C6. `begins`: where the chain stood at the begin of a segment, if that is known.
-    fn recompute(
-        &self,
-        moment: Moment,
-        begins: impl Fn(Pos) -> Option<(Moment, ChainValue)>,
-    ) -> Result<Option<ChainValue>> {
+    /// C5: what the first record of a segment is hashed onto; `at`: where the segment before it ended.
+    fn before_segment(&self, chain: &ChainState, at: At, batch: &BatchView) -> Result<At> {
+        if self.begins_epoch(batch) {
+            return self.start_of(batch);
+        }
+        if let Some((_, jump)) = chain.jumps.range(chain.place..=batch.pos).next_back() {
+            return Ok(*jump);
+        }
+        let before = Moment { epoch: batch.epoch, seq: Seq(batch.header.first_seq.0 - 1) };
+        if at.moment == before {
+            return Ok(at);
+        }
+        let value = self.known_value(chain, before)?.ok_or_else(|| {
+            Error::new(Kind::Damaged, format!("the chain value of {before} is gone, and its epoch goes on"))
+        })?;
+        Ok(At { moment: before, value })
+    }
+
+    fn known_value(&self, chain: &ChainState, moment: Moment) -> Result<Option<ChainValue>> {
+        if chain.moment == moment {
+            return Ok(Some(chain.value));
+        }
+        if let Some(value) = chain.marks.get(&moment) {
+            return Ok(Some(*value));
+        }
         let segments = self.log.segments();
         let holds = |s: &&SegmentInfo| {
             s.epoch == moment.epoch && s.first_seq <= moment.seq && moment.seq <= s.last_seq
         };
         let Some(segment) = segments.iter().find(holds) else { return Ok(None) };
-        let known = begins(segment.start).or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
+        let known = chain.at_segment.get(&segment.start).copied();
+        let known = known.or(segment.start_chain.map(|(m, v)| (m, ChainValue(v))));
         let mut at = match known {
             Some((moment, value)) => At { moment, value },
             None => match self.log.batch_at(segment.first_batch())? {
                 Some(batch) if self.begins_epoch(&batch) => self.start_of(&batch)?,
-                _ => return Ok(None),
+                Some(batch) => {
+                    let before = Moment { epoch: batch.epoch, seq: Seq(batch.header.first_seq.0 - 1) };
+                    match self.known_value(chain, before)? {
+                        Some(value) => At { moment: before, value },
+                        None => return Ok(None),
+                    }
+                }
+                None => return Ok(None),
             },
         };
         let mut pos = segment.first_batch();

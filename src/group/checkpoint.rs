@@ -1,6 +1,6 @@
 //! Checkpoints: what recovery begins with.
 //!
-//! K1. Before it is written everything that it speaks of is durable: log, runs, names, list of segments.
+//! K1. Before it is written everything that it speaks of is durable: log, runs, ranges, names, list of segments.
 //! K2. It is what makes a line of the history count.
 //! K4. Only a full checkpoint moves the begin of the scan; the others leave it where list, runs and names are whole.
 //! K3. Names and spans beyond the durable place are not in it: a power loss may take them.
@@ -28,6 +28,7 @@ impl Group {
     pub(crate) fn full_checkpoint(&self, closed: bool) -> Result<()> {
         let durable = self.log.sync()?;
         while self.index.seal(self.log.id())? {}
+        self.write_ranges()?;
         self.follow_chain(durable)?;
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);
@@ -41,7 +42,8 @@ impl Group {
     pub(crate) fn write_checkpoint(&self, core: &mut Core, closed: bool) -> Result<()> {
         // K4: the scan begins where the last full one said: what lies before has its list, runs and names.
         let now = self.log.checkpoint_state();
-        let logs = vec![LogState { durable: now.durable, allocated: now.allocated, ..core.scan.clone() }];
+        let main = LogState { durable: now.durable, allocated: now.allocated, ..core.scan.clone() };
+        let logs = std::iter::once(main).chain(self.staged_states()).collect();
         let head = self.log.head().0;
         let checkpoint = Checkpoint {
             logs,
@@ -126,9 +128,10 @@ pub(crate) fn mend_history(
 
 /// Which files a base is kept for: every ordinal that was ever added.
 pub(crate) fn ordinals(names: &NameLog) -> Vec<DiskOrdinal> {
-    let facts = names.facts.iter().filter_map(|f| match &f.change {
-        crate::group::names::Change::Add(disk, _) => Some(*disk),
-        _ => None,
+    let facts = names.facts.iter().flat_map(|f| match &f.change {
+        crate::group::names::Change::Add(disk, _) => vec![*disk],
+        crate::group::names::Change::All(names) => names.files.keys().copied().collect(),
+        _ => Vec::new(),
     });
     let mut all: Vec<DiskOrdinal> = names.snapshot.files.keys().copied().chain(facts).collect();
     all.sort_unstable();

@@ -6,13 +6,13 @@
 //!     below the cursor of a copy.
 
 use crate::exchange::{
-    About, Control, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, Report, Rpo, Scrub,
-    Settings, Standing, Verdict,
+    About, Control, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, RangeSet, Report,
+    Rpo, Scrub, Settings, Standing, Verdict,
 };
 use crate::group::Group;
 use crate::group::chain::At;
+use crate::group::copy::Copying;
 use crate::group::queue::Gate;
-use crate::group::receive::FirstCopy;
 use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
 use std::collections::VecDeque;
@@ -77,7 +77,7 @@ pub struct Driver {
     pub(super) group: Arc<Group>,
     link: GroupLink,
     todo: VecDeque<Effect>,
-    copy: Option<FirstCopy>,
+    copy: Option<Copying>,
     waiting: Vec<crate::exchange::Ticket>,
     cursor: Option<Moment>,
     durable: Moment,
@@ -143,7 +143,10 @@ impl Driver {
         self.linked = false;
         self.todo.clear();
         self.waiting.clear();
-        self.copy = None;
+        // What came so far needs not come again.
+        if self.copy.as_mut().is_some_and(|copy| copy.sync(&self.group).is_err()) {
+            self.copy = None;
+        }
         self.step(now_ns, Event::Disconnected)
     }
 
@@ -316,28 +319,37 @@ impl Driver {
                 Event::FillRead(ticket, group.read_fill(moment, range)?)
             }
             Effect::ReadChain(ticket, at) => Event::ChainRead(ticket, group.chain_value(at)?),
-            Effect::ReadSizes(ticket, moment) => Event::SizesRead(ticket, group.whole_set(moment)?.1),
+            Effect::ReadSizes(ticket, moment) => {
+                // The base may have gone on while nobody was connected: the target knows the sizes by the names.
+                let sizes = match group.whole_set(moment) {
+                    Err(e) if e.kind() == Kind::NotFound => Vec::new(),
+                    other => other?.1,
+                };
+                Event::SizesRead(ticket, sizes)
+            }
             Effect::PlanCopy(ticket, Plan::Initial) => {
                 Event::CopyPlanned(ticket, Box::new(self.plan_initial()?))
             }
-            Effect::PlanCopy(..) => return Err(not_yet("a copy over an image that the target has already")),
-            Effect::PlanSkip(ticket, _) => {
+            Effect::PlanCopy(ticket, plan) => Event::CopyPlanned(ticket, Box::new(self.plan_over(plan)?)),
+            Effect::PlanSkip(ticket, after) => {
                 let (to, chain) = self.durable_head()?;
-                Event::SkipPlanned(ticket, to, chain, group.whole_set(to)?.0)
+                Event::SkipPlanned(ticket, to, chain, self.skipped(after, to)?)
             }
-            Effect::ReadRanges(ticket, _) => {
+            Effect::ReadRanges(ticket, after) => {
                 let (at, _) = self.durable_head()?;
-                Event::RangesRead(ticket, group.whole_set(at)?.0)
+                let set = match group.changed_after(after)? {
+                    Some(set) => set,
+                    None => group.whole_set(at)?.0,
+                };
+                Event::RangesRead(ticket, set)
             }
             Effect::Append(ticket, data) => {
                 group.append_received(&data)?;
                 Event::Appended(ticket)
             }
             Effect::BeginStaging(ticket, planned) => {
-                if planned.onto_image || group.has_image() {
-                    return Err(not_yet("a copy over an image that is here already"));
-                }
                 let _ = ticket;
+                self.copy = None;
                 self.copy = Some(group.begin_copy(&planned)?);
                 return Ok(None);
             }
@@ -398,14 +410,17 @@ impl Driver {
     fn stage(
         &mut self,
         ticket: crate::exchange::Ticket,
-        take: impl FnOnce(&mut FirstCopy, &Group) -> Result<()>,
+        take: impl FnOnce(&mut Copying, &Group) -> Result<()>,
     ) -> Result<Option<Event>> {
         let group = self.group.clone();
         if self.copy.is_none() {
             self.copy = group.resume_copy()?;
         }
         let copy = self.copying()?;
-        take(copy, &group)?;
+        if let Err(e) = take(copy, &group) {
+            self.copy = None; // what of it is durable, its file says
+            return Err(e);
+        }
         if copy.unsynced() >= COPY_SYNC_BYTES {
             copy.sync(&group)?;
             self.waiting.clear();
@@ -415,7 +430,7 @@ impl Driver {
         Ok(None)
     }
 
-    fn copying(&mut self) -> Result<&mut FirstCopy> {
+    fn copying(&mut self) -> Result<&mut Copying> {
         self.copy
             .as_mut()
             .ok_or_else(|| Error::new(Kind::Conflict, "something of a copy came, and none is under way"))
@@ -442,6 +457,45 @@ impl Driver {
         self.group.set_pin(Some(at));
         let copy = Token(self.group.parts.entropy.random_128());
         Ok(Planned { copy, reason: JumpReason::Initial, onto_image: false, at, chain, set, disks })
+    }
+
+    /// A copy over the image that the target has.
+    fn plan_over(&mut self, plan: Plan) -> Result<Planned> {
+        let (at, chain) = self.durable_head()?;
+        if at.epoch != self.said {
+            return Err(Error::refused("busy", "an epoch began while a copy was planned"));
+        }
+        self.group.set_pin(Some(at));
+        let (whole, disks) = self.group.whole_set(at)?;
+        let (reason, known) = match plan {
+            Plan::Initial => (JumpReason::Initial, None),
+            Plan::Backlog { after } => (JumpReason::Backlog, self.group.changed_after(after)?),
+            Plan::Delta { after, theirs } => {
+                let mut known = self.group.changed_after(after)?;
+                if let Some(known) = &mut known {
+                    known.extend(&theirs);
+                }
+                (JumpReason::Delta, known)
+            }
+            Plan::Everything => (JumpReason::Full, None),
+        };
+        let reason = if known.is_none() && reason != JumpReason::Initial { JumpReason::Full } else { reason };
+        let set = match known {
+            Some(known) => self.group.with_names(at, known, Some(&disks))?,
+            None => whole,
+        };
+        let copy = Token(self.group.parts.entropy.random_128());
+        Ok(Planned { copy, reason, onto_image: true, at, chain, set, disks })
+    }
+
+    /// What records changed that the stream of a copy passes over.
+    fn skipped(&mut self, after: Moment, to: Moment) -> Result<RangeSet> {
+        let Some(known) = self.group.changed_after(after)? else {
+            let what = format!("which ranges changed after {after} isn't known any more");
+            return Err(Error::new(Kind::NotFound, what).advice("Cancel the copy: it begins anew as a whole"));
+        };
+        // Unclipped: what was staged behind an end that came back meanwhile must read as zeros.
+        self.group.with_names(to, known, None)
     }
 
     pub(super) fn durable_head(&mut self) -> Result<(Moment, ChainValue)> {
@@ -480,7 +534,7 @@ impl Driver {
         let head = if self.group.has_image() { Some(self.durable_head()?) } else { None };
         let roles = self.roles();
         let writes = matches!(self.group.gate(), Gate::Open { .. });
-        let copy = if head.is_none() { self.group.copy_statement()? } else { None };
+        let copy = self.group.copy_statement()?;
         let (copy, missing) = copy.map_or((None, Default::default()), |(c, m)| (Some(c), m));
         let events = self.group.events();
         let handed = events
@@ -514,8 +568,4 @@ fn push(out: &mut Vec<Output>, output: Output) -> Option<Event> {
 
 fn closed(error: &Error) -> Output {
     Output::Close { name: error.name().unwrap_or("damaged"), text: error.to_string() }
-}
-
-fn not_yet(what: &str) -> Error {
-    Error::refused("not-supported-yet", format!("this version can't do {what}"))
 }

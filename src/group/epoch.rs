@@ -132,8 +132,10 @@ impl Group {
     pub(crate) fn refresh_spans(&self, core: &mut Core) {
         let (head, end) = self.entered();
         let mut segments = self.log.segments();
-        segments.retain(|s| s.start < end);
-        let Some(newest) = segments.last() else { return };
+        let jump = core.spans.0.last().and_then(|s| s.jump.as_ref());
+        let begun = jump.map_or(Pos(0), |jump| jump.behind);
+        segments.retain(|s| s.start < end && s.start >= begun);
+        let Some(newest) = segments.last().filter(|s| s.epoch == head.epoch) else { return };
         match core.spans.0.last_mut() {
             Some(s)
                 if s.log == self.log.id()

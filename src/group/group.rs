@@ -13,17 +13,18 @@
 
 use crate::base::{BaseFile, base_name};
 use crate::format::LogState;
+use crate::group::chain::At;
 use crate::group::line::Live;
+use crate::group::logs::StagedLog;
 use crate::group::names::NameLog;
 use crate::group::queue::Queue;
 use crate::group::space::Space;
 use crate::group::spans::Spans;
 use crate::history::{ChainValue, Event, Table};
-use crate::index::{CacheBudget, Index};
+use crate::index::{CacheBudget, Index, RangeLog};
 use crate::journal::{CheckpointFile, HistoryFile, Log};
 use crate::seam::{Clock, Entropy, Rooms, Storage};
-use crate::view::Payloads;
-use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
+use crate::vocab::{DiskOrdinal, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -89,6 +90,8 @@ pub(crate) struct ChainState {
     pub(crate) at_segment: BTreeMap<Pos, (Moment, ChainValue)>,
     /// Values kept for ever, and those at moments that somebody asked for.
     pub(crate) marks: BTreeMap<Moment, ChainValue>,
+    /// What jumps attested, by the end of the log when they were published.
+    pub(crate) jumps: BTreeMap<Pos, At>,
 }
 
 /// Flush waiters and the sync that serves them.
@@ -108,6 +111,9 @@ pub struct Group {
     pub(crate) dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) index: Index,
+    pub(crate) ranges: RangeLog,
+    /// Staging logs on the path; a leaf among the locks.
+    pub(crate) staged: RwLock<BTreeMap<LogId, StagedLog>>,
     pub(crate) work: Mutex<()>,
     pub(crate) core: Mutex<Core>,
     pub(crate) queue: Mutex<Queue>,
@@ -160,15 +166,6 @@ impl Counters {
     }
 }
 
-impl Payloads for Log {
-    fn read(&self, log: LogId, pos: Pos, stored: u64, crc: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
-        if log != self.id() {
-            return Err(Error::new(Kind::NotFound, format!("log {} is not open", log.short())));
-        }
-        self.read_payload(pos, stored, crc, skip, buf)
-    }
-}
-
 impl Group {
     /// Its identity.
     pub fn id(&self) -> GroupId {
@@ -192,7 +189,7 @@ impl Group {
 
     /// Bytes of logs and index.
     pub fn journal_bytes(&self) -> u64 {
-        self.log.bytes() + self.index.stats().run_bytes
+        self.log.bytes() + self.staged_bytes() + self.index.stats().run_bytes
     }
 
     /// Makes a segment file ready ahead of need; to be called every now and then. Returns whether it did.

@@ -161,10 +161,10 @@ impl Group {
     }
 }
 
-/// What a path has above a base that stands here; `None` if that place isn't on the path. Of a moment that a first
-/// copy led to no log has anything: all of it is in the base.
+/// What a path has above a base that stands here; `None` if that place isn't on the path. Every path begins at place
+/// 0: there stands a base that nothing was written to, and one of a first copy, of whose moment no log has anything.
 pub(crate) fn anchored(path: &Path, base: LogPlace) -> Option<Path> {
-    if path.intervals().is_empty() && base.pos == Pos(0) {
+    if base.pos == Pos(0) {
         return Some(path.clone());
     }
     path.above(base.log, base.pos)

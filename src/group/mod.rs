@@ -3,13 +3,16 @@
 mod chain;
 mod checkpoint;
 mod content;
+mod copy;
 mod decide;
 mod driver;
 mod epoch;
+mod first_copy;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
 mod group;
 mod line;
+mod logs;
 mod mend;
 mod moments;
 mod names;
@@ -17,6 +20,7 @@ mod open;
 mod operations;
 mod pressure;
 mod queue;
+mod ranges;
 mod read;
 mod receive;
 mod roles;
@@ -25,6 +29,7 @@ mod ship;
 mod small_file;
 mod space;
 mod spans;
+mod staging;
 mod upkeep;
 mod write;
 

@@ -6,6 +6,7 @@
 //! N3. A directory that is renamed takes everything below it along.
 
 use crate::format::{AddPayload, FileKind, RemovePayload, RenamePayload};
+use crate::group::line::anchored;
 use crate::index::Path;
 use crate::vocab::{DiskId, DiskOrdinal, EpochId, Error, Kind, LogPlace, Moment, RecordKind, Result, VmId};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub enum Change {
     Remove(DiskOrdinal),
     /// Another size.
     Resize(DiskOrdinal, u64),
+    /// A jump: all names are these.
+    All(Box<Names>),
 }
 
 /// A change and where it lies.
@@ -131,6 +134,10 @@ impl Names {
                     self.vms.remove(&gone.vm);
                 }
             }
+            Change::All(names) => {
+                // N2 holds on one line: another one may have given fewer ordinals.
+                *self = Names::clone(names);
+            }
             Change::Resize(disk, size) => {
                 if let Some(file) = self.files.get_mut(disk) {
                     file.size = *size;
@@ -181,7 +188,7 @@ impl NameLog {
 
     fn on(&self, path: &Path) -> Vec<&Fact> {
         let above = match self.edge {
-            Some(edge) => path.above(edge.log, edge.pos),
+            Some(edge) => anchored(path, edge),
             None => Some(path.clone()),
         };
         let Some(above) = above else { return Vec::new() };

@@ -1,17 +1,19 @@
 //! Making a group, and opening one: recovery of everything from checkpoint, history, logs and index.
 
 use crate::format::{Checkpoint, Span};
+use crate::group::chain::At;
 use crate::group::checkpoint::{mend_history, read_names};
 use crate::group::epoch::Begin;
 use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts};
 use crate::group::line::{Live, whole_log};
+use crate::group::logs::{StagedLog, open_staged};
 use crate::group::names::{Change, Fact, NameLog, Names};
 use crate::group::queue::{Gate, Queue};
 use crate::group::space::Space;
 use crate::group::spans::Spans;
 use crate::group::write::{entry_of_stored, meta_of};
 use crate::history::{ChainValue, Event, Row, RowKind, Table};
-use crate::index::{BatchRow, Entry, Index};
+use crate::index::{BatchRow, Entry, Index, RANGE_LOG_BYTES_MAX, RangeLog};
 use crate::journal::{
     BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict,
 };
@@ -41,6 +43,8 @@ pub struct OpenReport {
 struct Assembly {
     log: Log,
     index: Index,
+    ranges: RangeLog,
+    staged: BTreeMap<LogId, StagedLog>,
     core: Core,
     names: NameLog,
     gate: Gate,
@@ -70,6 +74,7 @@ impl Group {
             storage.sync_dir(FilePath::new(""))?;
         }
         let (index, _) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
+        let (ranges, _) = open_ranges(&parts, id)?;
         let core = Core {
             checkpoints,
             scan: log.checkpoint_state(),
@@ -80,8 +85,13 @@ impl Group {
             bases: BTreeMap::new(),
             closed: false,
         };
+        let staged = BTreeMap::new();
         let gate = Gate::Open { begun: true };
-        Ok(Self::assemble(parts, id, Assembly { log, index, core, names: NameLog::default(), gate }))
+        Ok(Self::assemble(
+            parts,
+            id,
+            Assembly { log, index, ranges, staged, core, names: NameLog::default(), gate },
+        ))
     }
 
     /// Opens a group: after an orderly end, a kill or a power loss.
@@ -109,6 +119,8 @@ impl Group {
             report.damage = Some(why);
         }
         let (index, lost) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
+        let (ranges, unread) = open_ranges(&parts, id)?;
+        report.notes.extend(unread.iter().map(|e| format!("of the range log: {e}")));
         report.notes.extend(lost.iter().map(|run| format!("an index run is made again: {run:?}")));
         fill_index(&log, &index, state.scan_start, &found.batches)?;
 
@@ -124,9 +136,15 @@ impl Group {
                 |s: &&Span| s.log == span.log && s.epoch == span.epoch && s.first_seq == span.first_seq;
             span.parent_end = checkpoint.spans.iter().find(same).and_then(|s| s.parent_end);
         }
+        let (staged, rotten) = open_staged(&parts, id, &checkpoint.logs[1..], &checkpoint.spans, &index)?;
+        report.damage = report.damage.or(rotten);
         let mended = mend_history(&mut core_history, &mut events, rows)?;
         if mended > 0 {
             report.notes.push(format!("{mended} epochs were in the journal and not yet in the history"));
+        }
+        if spans.0.is_empty() {
+            // Names of a first copy whose jump was not counted: nothing refers to them, nor to its bases.
+            names = NameLog::default();
         }
         let mut table = Table::new();
         for (_, event) in &events {
@@ -153,10 +171,11 @@ impl Group {
             closed: false,
         };
         let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
-        let group = Self::assemble(parts, id, Assembly { log, index, core, names, gate });
+        let group = Self::assemble(parts, id, Assembly { log, index, ranges, staged, core, names, gate });
         if report.damage.is_none() {
+            group.settle_copies()?;
             let mut core = group.core.lock();
-            group.continue_from_jump(&core, checkpoint.head)?;
+            group.continue_from_jumps(&core)?;
             group.add_bases(&mut core);
             group.refresh_spans(&mut core);
             group.find_parent_ends(&mut core)?;
@@ -167,26 +186,35 @@ impl Group {
         Ok((Arc::new(group), report))
     }
 
-    /// A log that begins behind a jump has its first seq and its first chain value from there.
-    fn continue_from_jump(&self, core: &Core, head: Moment) -> Result<()> {
-        let jump = core.events.iter().rev().find_map(|(_, e)| match e {
-            Event::Jump(line) => Some((line.to, line.to_chain)),
-            _ => None,
-        });
-        let Some((to, chain)) = jump else { return Ok(()) };
-        if self.log.segments().is_empty() {
-            self.log.begin_epoch(head.epoch, head.seq.next())?;
-            self.set_entered();
+    /// Behind a jump the log has its next seq and the chain its next value from there.
+    fn continue_from_jumps(&self, core: &Core) -> Result<()> {
+        let mut chain = self.chain.lock();
+        let mut attested = BTreeMap::new();
+        for (_, event) in &core.events {
+            if let Event::Jump(line) = event {
+                attested.insert(line.to, line.to_chain);
+                chain.marks.insert(line.to, line.to_chain);
+                if let (Some(from), Some(value)) = (line.from, line.from_chain) {
+                    chain.marks.insert(from, value);
+                }
+            }
         }
-        let known = self.chain.lock().place != Pos(0);
-        if !known {
-            self.start_chain_at(to, chain);
+        for span in &core.spans.0 {
+            let moment = Moment { epoch: span.epoch, seq: span.last_seq };
+            if let (Some(jump), Some(value)) = (&span.jump, attested.get(&moment)) {
+                chain.jumps.insert(jump.behind, At { moment, value: *value });
+            }
+        }
+        drop(chain);
+        if let Some(span) = core.spans.0.last().filter(|s| s.jump.is_some()) {
+            self.log.begin_epoch(span.epoch, span.last_seq.next())?;
+            self.set_entered();
         }
         Ok(())
     }
 
     fn assemble(parts: GroupParts, id: GroupId, all: Assembly) -> Self {
-        let Assembly { log, index, core, names, gate } = all;
+        let Assembly { log, index, ranges, staged, core, names, gate } = all;
         let place = chain_start(&log);
         let path = whole_log(log.id());
         let entered = Mutex::new(log.head());
@@ -224,9 +252,15 @@ impl Group {
             missing: Default::default(),
             log,
             index,
+            ranges,
+            staged: RwLock::new(staged),
             core: Mutex::new(core),
         }
     }
+}
+
+fn open_ranges(parts: &GroupParts, id: GroupId) -> Result<(RangeLog, Vec<Error>)> {
+    RangeLog::open(parts.store.clone(), GroupParts::dir(id).join("ranges"), id, RANGE_LOG_BYTES_MAX)
 }
 
 fn log_parts(parts: &GroupParts, id: GroupId) -> LogParts {
@@ -240,14 +274,18 @@ fn log_parts(parts: &GroupParts, id: GroupId) -> LogParts {
     }
 }
 
-fn identity(parts: &GroupParts, id: GroupId, log: LogId) -> LogIdentity {
+pub(crate) fn identity(parts: &GroupParts, id: GroupId, log: LogId) -> LogIdentity {
     LogIdentity { store: parts.store_id, group: id, log, boot: parts.boot }
 }
 
 /// The newest place at which the chain's value is known without reading records.
 fn chain_start(log: &Log) -> ChainState {
-    let known =
-        log.segments().into_iter().rev().find_map(|s| s.start_chain.map(|(m, v)| (s.first_batch(), m, v)));
+    let known = log
+        .segments()
+        .into_iter()
+        .rev()
+        .filter(|s| s.end > s.first_batch())
+        .find_map(|s| s.start_chain.map(|(m, v)| (s.first_batch(), m, v)));
     let (place, moment, value) = known.unwrap_or((Pos(0), Moment::default(), [0; 32]));
     ChainState {
         moment,
@@ -255,18 +293,21 @@ fn chain_start(log: &Log) -> ChainState {
         place,
         at_segment: BTreeMap::new(),
         marks: BTreeMap::new(),
+        jumps: BTreeMap::new(),
     }
 }
 
-/// Spans as far as the log before the scan goes; the scan brings the rest (K3).
+/// Spans as far as the log before the scan goes; the scan brings the rest (K3). What lies before a jump was durable
+/// when the jump was published, and ended there.
 fn trimmed(spans: &[Span], log: LogId, scan_start: Pos, scan_seq: Seq) -> Spans {
-    let mut kept: Vec<Span> =
-        spans.iter().filter(|s| s.log != log || s.from < scan_start || s.jump.is_some()).cloned().collect();
-    if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start && s.jump.is_none()) {
+    let ended = spans.iter().rposition(|s| s.jump.is_some()).map_or(0, |at| at + 1);
+    let (before, after) = spans.split_at(ended);
+    let mut kept: Vec<Span> = after.iter().filter(|s| s.from < scan_start).cloned().collect();
+    if let Some(s) = kept.iter_mut().rev().find(|s| s.log == log && s.to > scan_start) {
         s.to = scan_start;
         s.last_seq = scan_seq;
     }
-    Spans(kept)
+    Spans([before, &kept].concat())
 }
 
 /// Names, spans and rows that a batch brings.

@@ -111,10 +111,11 @@ impl Group {
         if crate::group::left_out("a decision taken back is on no live path") {
             return None;
         }
-        if withdrawn.is_empty() || !descends(&core.table, newest.epoch, &withdrawn) {
+        if withdrawn.is_empty() || !is_taken_back(&core.table, newest.epoch, &withdrawn) {
             return None;
         }
-        let standing = core.spans.0.iter().rev().find(|s| !descends(&core.table, s.epoch, &withdrawn))?;
+        let standing =
+            core.spans.0.iter().rev().find(|s| !is_taken_back(&core.table, s.epoch, &withdrawn))?;
         Some(Moment { epoch: standing.epoch, seq: standing.last_seq })
     }
 
@@ -249,6 +250,15 @@ impl Group {
     }
 }
 
-fn descends(table: &Table, epoch: EpochId, from: &[EpochId]) -> bool {
-    from.iter().any(|f| table.is_ancestor(*f, epoch).unwrap_or(false))
+/// Whether an epoch was taken back: its decision was, or it is an opening that goes on with one that was. A later
+/// decision at a moment of a branch stands.
+fn is_taken_back(table: &Table, epoch: EpochId, withdrawn: &[EpochId]) -> bool {
+    let mut at = Some(epoch);
+    while let Some(epoch) = at {
+        if withdrawn.contains(&epoch) {
+            return true;
+        }
+        at = table.row(epoch).filter(|row| !row.decided()).and_then(|row| row.parent);
+    }
+    false
 }

@@ -77,7 +77,7 @@ impl Group {
         let log = self.log.id();
         let (path, stands) = {
             let mut core = self.core.lock();
-            let stands = core.bases.values().filter_map(|p| p.base).map(|b| b.pos).min();
+            let stands = core.bases.values().filter_map(|p| p.base).map(|b| self.main_edge(b)).min();
             (self.head_path(&mut core)?, stands.unwrap_or_default())
         };
         // Where a line was left the end of a segment lies on a branch: then as far as the line went.
@@ -95,7 +95,7 @@ impl Group {
         }
         let Some(pos) = edge else { return Ok(done.freed) };
         let edge = [Some(LogPlace { log, pos }), bound, pin].into_iter().flatten();
-        let Some(edge) = edge.filter(|p| p.log == log).min_by_key(|p| p.pos) else { return Ok(done.freed) };
+        let Some(edge) = edge.reduce(|a, b| self.earlier(&path, a, b)) else { return Ok(done.freed) };
         let more = self.round(Some(edge))?;
         if more.freed > 0 {
             self.shortened.fetch_add(1, Ordering::Relaxed);

@@ -184,6 +184,9 @@ impl Queue {
                 let path = self.names.files.get(disk).map(|f| f.path.clone()).unwrap_or_default();
                 (*disk, RecordKind::Remove, serde_json::to_vec(&RemovePayload { path }).map_err(json)?)
             }
+            Change::All(_) => {
+                return Err(Error::new(Kind::Invalid, "only a jump replaces all names"));
+            }
             Change::Resize(disk, size) => {
                 let old = self.names.files.get(disk).map_or(0, |f| f.size);
                 self.names.apply(change);

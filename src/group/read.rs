@@ -49,10 +49,10 @@ impl Group {
             let live = self.live.read().clone();
             let Some(file) = live.files.get(&disk) else {
                 // A file whose first record is not yet under a base: all of it is in the log.
-                let from = Sources { index: &self.index, payloads: &self.log, base: None };
+                let from = Sources { index: &self.index, payloads: self, base: None };
                 return read(&from, &live.path, disk, offset, buf);
             };
-            let from = Sources { index: &self.index, payloads: &self.log, base: file.base.as_deref() };
+            let from = Sources { index: &self.index, payloads: self, base: file.base.as_deref() };
             match read(&from, &file.path, disk, offset, buf) {
                 Err(e) if e.kind() == Kind::NotFound => last = Some(e),
                 done => return done,
@@ -102,7 +102,7 @@ impl Group {
         buf: &mut [u8],
     ) -> Result<()> {
         let (path, base) = view.file(disk)?;
-        let from = Sources { index: &self.index, payloads: &self.log, base: base.as_deref() };
+        let from = Sources { index: &self.index, payloads: self, base: base.as_deref() };
         let done = read(&from, path, disk, offset, buf);
         self.not_passed(view, disk)?;
         done
@@ -132,11 +132,11 @@ impl Group {
             return self.path_of(core, head);
         }
         let head = Moment { epoch: newest.epoch, seq: newest.last_seq };
-        core.spans.path(&core.table, head, true, |span, seq| self.end_of(span, seq))
+        core.spans.path(&core.table, head, Some(self.log.id()), |span, seq| self.end_of(span, seq))
     }
 
     pub(crate) fn path_of(&self, core: &Core, moment: Moment) -> Result<Path> {
-        core.spans.path(&core.table, moment, false, |span, seq| self.end_of(span, seq))
+        core.spans.path(&core.table, moment, None, |span, seq| self.end_of(span, seq))
     }
 
     /// The place behind a record: between two batches the end of the earlier one, so that a place has one name.

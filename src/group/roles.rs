@@ -80,11 +80,11 @@ impl Driver {
         }
         match step {
             SourceStep::Handover { op } => group.record_line(Line::Handover { op, head, chain }),
-            SourceStep::Fence { epoch, .. } => {
+            SourceStep::Fence { op, epoch } => {
                 let table = group.table();
                 let fork = table.row(epoch).and_then(|r| r.fork()).unwrap_or(head);
                 let common = table.norm(fork)?;
-                group.record_line(Line::Fence { epoch, head, common })
+                group.record_line(Line::Fence { epoch, head, common, op: Some(op) })
             }
             SourceStep::SourceAgain { op } if matches!(was, SourcePhase::Fenced { .. }) => {
                 group.decide(head, RowKind::Rollback, op, None).map(|_| ()) // R3

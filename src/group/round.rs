@@ -14,8 +14,10 @@ use crate::group::Group;
 use crate::group::checkpoint::{empty_base, ordinals};
 use crate::group::group::{BasePlace, Counters};
 use crate::group::left_out;
+use crate::group::line::anchored;
 use crate::group::space::Moved;
 use crate::index::{Path, Source};
+use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
 
 /// What a round did.
@@ -68,9 +70,8 @@ impl Group {
                 core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
             }
             let path = self.head_path(&mut core)?;
-            let below = |p: LogPlace| {
-                path.until(target.log, target.pos).is_some_and(|t| t.above(p.log, p.pos).is_some())
-            };
+            let below =
+                |p: LogPlace| path.until(target.log, target.pos).is_some_and(|t| anchored(&t, p).is_some());
             let moved: Vec<_> = core
                 .bases
                 .iter()
@@ -112,7 +113,7 @@ impl Group {
             self.head_path(&mut core)?
         };
         let Some(until) = path.until(to.log, to.pos) else { return Ok(()) };
-        let Some(between) = until.above(from.log, from.pos) else { return Ok(()) };
+        let Some(between) = anchored(&until, from) else { return Ok(()) };
         let size = self.names.lock().at(&until).files.get(&disk).map(|f| f.size);
         let Some(size) = size else { return self.drop_base(disk) };
         let base = self.base_for_writing(disk, size)?;
@@ -154,9 +155,9 @@ impl Group {
                     self.will_be_empty(disk, extent.offset, len);
                     round.discard(extent.offset, len)?;
                 }
-                Source::Data { entry, skip, .. } => {
+                Source::Data { log, entry, skip } => {
                     buf.resize(len as usize, 0);
-                    self.log.read_payload(entry.pos, entry.len, entry.crc, skip, &mut buf)?;
+                    Payloads::read(self, log, entry.pos, entry.len, entry.crc, skip, &mut buf)?;
                     round.data(extent.offset, &buf)?;
                     moved.data(extent.offset, len);
                     done.bytes += len;
@@ -204,22 +205,26 @@ impl Group {
         let (edge, path) = {
             let mut core = self.core.lock();
             let path = self.head_path(&mut core)?;
-            let lowest = core.bases.values().filter_map(|p| p.floor.min(p.base)).min_by_key(|p| p.pos);
+            let places = core.bases.values().flat_map(|p| [p.base, p.floor]).flatten();
+            let lowest = places.reduce(|a, b| self.earlier(&path, a, b));
             let Some(edge) = lowest else { return Ok(0) };
             (edge, path)
         };
-        let free: Vec<Pos> =
-            self.log.segments().iter().filter(|s| s.end < edge.pos).map(|s| s.start).collect();
+        // Behind a jump the moment that it leads to is the oldest; its name needs no record.
+        let (main, jumped) = (self.main_edge(edge), edge.log != self.log.id());
+        let below = |end: Pos| end < main || (jumped && end == main);
+        let free: Vec<Pos> = self.log.segments().iter().filter(|s| below(s.end)).map(|s| s.start).collect();
         let last = self.log.segments().last().map(|s| s.start);
         let free: Vec<Pos> = free.into_iter().filter(|s| Some(*s) != last).collect();
+        let staged = self.free_staged(main)?;
         if free.is_empty() {
-            return Ok(0);
+            return Ok(staged);
         }
         self.names.lock().advance(&path, edge, |_| false);
         self.full_checkpoint(false)?;
         self.log.write_list_without(&free)?;
         let kept = self.log.segments().iter().map(|s| s.start).find(|s| !free.contains(s));
-        self.index.drop_below(self.log.id(), kept.unwrap_or(edge.pos))?;
-        self.log.release(&free)
+        self.index.drop_below(self.log.id(), kept.unwrap_or(main))?;
+        Ok(staged + self.log.release(&free)?)
     }
 }

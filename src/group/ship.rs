@@ -154,6 +154,27 @@ impl Group {
         Ok((set, sizes))
     }
 
+    /// A set of ranges with the names at a moment; `disks`: without what lies behind the ends of the files then.
+    pub(crate) fn with_names(
+        &self,
+        moment: Moment,
+        set: RangeSet,
+        disks: Option<&[DiskSize]>,
+    ) -> Result<RangeSet> {
+        let view = self.open_moment(moment)?;
+        let mut out = RangeSet::new();
+        out.add(self.names_range(&view)?);
+        for range in set.iter() {
+            let size = disks
+                .map_or(u64::MAX, |disks| disks.iter().find(|d| d.disk == range.disk).map_or(0, |d| d.size));
+            let end = (range.offset.saturating_add(range.length)).min(size);
+            if range.disk != DiskOrdinal(0) && range.offset < end {
+                out.add(DiskRange { length: end - range.offset, ..range });
+            }
+        }
+        Ok(out)
+    }
+
     /// The names of a moment as bytes of file 0: JSON padded with blanks, so that it has one length while names
     /// come and go during a copy.
     fn names_range(&self, view: &crate::group::MomentView) -> Result<DiskRange> {

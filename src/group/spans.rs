@@ -61,7 +61,8 @@ impl Spans {
         });
     }
 
-    /// The path of a moment. `end_of` finds the place behind a record inside a span; `open`: the moment is the live head, its last interval takes whatever comes.
+    /// The path of a moment. `end_of` finds the place behind a record inside a span; `open`: the moment is the live
+    /// head, and what comes behind it in this log, the main one, belongs to the path.
     ///
     /// # Errors
     /// `NotFound` for a moment that this site never had, or that lies inside a jump.
@@ -69,7 +70,7 @@ impl Spans {
         &self,
         table: &Table,
         moment: Moment,
-        open: bool,
+        open: Option<LogId>,
         end_of: impl Fn(&Span, Seq) -> Result<Pos>,
     ) -> Result<Path> {
         let mut intervals = Vec::new();
@@ -84,7 +85,7 @@ impl Spans {
                 Error::new(Kind::NotFound, format!("no moment {moment} is held here"))
                     .advice("`gaps` says where no moments exist")
             })?;
-            let to = if newest {
+            let to = if newest.is_some() && span.jump.is_none() {
                 Pos(u64::MAX)
             } else if let Some(end) = known_end {
                 end
@@ -93,9 +94,18 @@ impl Spans {
             } else {
                 end_of(span, moment.seq)?
             };
-            newest = false;
+            let comes = newest.take();
             known_end = span.parent_end;
-            intervals.push(Interval { log: span.log, from: span.from, to });
+            match &span.jump {
+                Some(jump) => {
+                    // What comes behind a jump lies in the main log.
+                    let behind = comes.map(|log| Interval { log, from: jump.behind, to: Pos(u64::MAX) });
+                    let parts = jump.parts.iter().rev();
+                    let parts = parts.map(|&(from, to)| Interval { log: span.log, from, to });
+                    intervals.extend(behind.into_iter().chain(parts));
+                }
+                None => intervals.push(Interval { log: span.log, from: span.from, to }),
+            }
             at = match &span.jump {
                 Some(jump) => jump.from.map(|m| table.norm(m)).transpose().map_err(named)?,
                 None => table

@@ -127,9 +127,11 @@ impl Group {
         };
         let pin = *self.pin.lock();
         let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
-        // Both lie on the live path, in one log until there are copies over an image.
         match (window, pin) {
-            (Some(a), Some(b)) => self.round(Some(if a.pos < b.pos { a } else { b })),
+            (Some(a), Some(b)) => {
+                let path = self.head_path(&mut self.core.lock())?;
+                self.round(Some(self.earlier(&path, a, b)))
+            }
             (a, b) => self.round(a.or(b)),
         }
     }
@@ -147,7 +149,8 @@ impl Group {
             return Ok(None);
         };
         let before = newest.saturating_sub(window_ns as i64);
-        for interval in spans.iter().rev() {
+        // What a jump brought has no moments inside: the base goes over it as a whole, once the next record is old.
+        for interval in spans.iter().rev().filter(|i| i.log == self.log.id()) {
             let stretch = Interval { to: interval.to.min(self.log.end()), ..*interval };
             if let Some(found) = self.index.batch_at_time(stretch, before)? {
                 let pos = self.log.batch_end(found.row.pos);

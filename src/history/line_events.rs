@@ -177,6 +177,10 @@ pub enum Event {
         head: Moment,
         /// The common moment.
         common: Moment,
+        /// The operation that it was decided for, as the peer said: a change of point goes on with that of its
+        /// failover. None: that of the epoch's row.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        op: Option<Token>,
     },
     /// This site is a target from here on.
     Target {

@@ -289,8 +289,8 @@ pub fn states_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> (SourceStat
                 source.phase = SourcePhase::Handed { op: *op, head: *head, chain: *chain };
             }
             Event::HandoverEnded { .. } => source.phase = SourcePhase::Writer,
-            Event::Fence { epoch, .. } => {
-                let op = rows.get(epoch).map_or(Token::NONE, |r| r.op);
+            Event::Fence { epoch, op, .. } => {
+                let op = op.unwrap_or_else(|| rows.get(epoch).map_or(Token::NONE, |r| r.op));
                 source.phase = SourcePhase::Fenced { op, epoch: *epoch };
                 target.phase = TargetPhase::Idle;
             }

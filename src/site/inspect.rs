@@ -6,6 +6,7 @@
 
 mod chain;
 mod group;
+mod ranges;
 mod segments;
 mod small;
 

@@ -93,6 +93,11 @@ fn render_group(out: &mut String, group: &GroupReport) -> std::fmt::Result {
         }
         writeln!(out)?;
     }
+    let r = &group.ranges;
+    if r.records > 0 {
+        let coarse = if r.coarse { ", some in coarse granules" } else { "" };
+        writeln!(out, "  range log: {} records, {} bytes{coarse}", r.records, r.bytes)?;
+    }
     for (name, level, bytes) in &group.runs {
         writeln!(out, "  index: {name}, level {level}, {bytes} bytes")?;
     }

@@ -5,8 +5,10 @@
 //! any time, while the base moves.
 
 mod model;
+mod people;
 mod pressure;
 mod readers;
 mod schedule;
+mod site;
 mod sites;
 mod space;

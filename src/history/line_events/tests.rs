@@ -38,7 +38,7 @@ fn all() -> Vec<Event> {
         Event::Cancelled { op },
         Event::Handover { op, head: moment(20), chain: ChainValue([8; 32]) },
         Event::HandoverEnded { op },
-        Event::Fence { epoch, head: moment(30), common: moment(20) },
+        Event::Fence { epoch, head: moment(30), common: moment(20), op: None },
         Event::Target { op, source: peer, seed: Some(moment(3)) },
         Event::Jump(jump),
         Event::Committed { op, epoch, points: CommitPoints::Delete },

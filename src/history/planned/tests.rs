@@ -311,7 +311,7 @@ fn states_are_told_from_the_history() {
     events.push(own(2, RowKind::Open));
     assert!(!states_of(&events).0.writes(), "an opening doesn't thaw");
     events.push(Event::Epoch { row: row(3, RowKind::Planned), own: false });
-    events.push(Event::Fence { epoch: EpochId([3; 16]), head: moment(9), common: moment(9) });
+    events.push(Event::Fence { epoch: EpochId([3; 16]), head: moment(9), common: moment(9), op: None });
     assert_eq!(states_of(&events).0.phase, SourcePhase::Fenced { op: op(3), epoch: EpochId([3; 16]) });
     events.push(Event::Target { op: op(8), source: crate::vocab::StoreId([2; 16]), seed: None });
     events.push(Event::Intent { op: op(4), operation: Operation::Planned, moment: None, peer: None });

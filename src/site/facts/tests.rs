@@ -114,7 +114,7 @@ fn a_source_goes_through_its_states() {
         (handover.clone(), HandingOver),
         (Event::HandoverEnded { op: op(9) }, Protected),
         (handover, HandingOver),
-        (Event::Fence { epoch: epoch(9), head: moment(1, 12), common: moment(1, 12) }, Fenced),
+        (Event::Fence { epoch: epoch(9), head: moment(1, 12), common: moment(1, 12), op: None }, Fenced),
     ]);
     let known = walk(&steps);
     assert!(known.flags.paused && known.fenced_by == Some(epoch(9)) && known.peer == Some(THERE));

@@ -1,6 +1,7 @@
 //! One group: checkpoint, history, names, logs, index, bases.
 
 use super::chain::{ChainWalk, Claim};
+use super::ranges::RangesReport;
 use super::segments::{SegmentFile, SegmentReport};
 use super::{Proof, Report, small};
 use crate::base::{BaseFile, base_name};
@@ -13,7 +14,7 @@ use crate::index::CacheBudget;
 use crate::journal::{SEGMENT_BYTES, SegmentInfo};
 use crate::seam::{Access, Overlay, Rooms, Storage, SystemClock, SystemEntropy};
 use crate::site::objects::GroupObject;
-use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogPlace, Moment, Result, StoreId};
+use crate::vocab::{DiskOrdinal, Error, GroupId, Kind, LogPlace, Moment, Pos, Result, StoreId};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub struct GroupReport {
     pub bases: Vec<BaseReport>,
     /// Index runs: name, level, bytes.
     pub runs: Vec<(String, u8, u64)>,
+    /// The range log.
+    pub ranges: RangesReport,
     /// Names and sizes at the head.
     pub names: Names,
 }
@@ -134,6 +137,7 @@ impl Look {
             history: lines.into_iter().map(|l| (l.time, l.event)).collect(),
             bases: Vec::new(),
             runs: Vec::new(),
+            ranges: RangesReport::default(),
             names: names.map(|n| n.snapshot).unwrap_or_default(),
             checkpoint,
         };
@@ -170,6 +174,12 @@ impl Look {
         }
         if let Err(e) = self.runs(report, &mut group) {
             report.failed(self.store.shown(&dir.join("index")), &e);
+        }
+        let scan =
+            group.checkpoint.as_ref().and_then(|(_, c)| c.logs.first()).map_or(Pos(0), |l| l.scan_start);
+        match self.ranges(report, (&live, scan), &about) {
+            Ok(ranges) => group.ranges = ranges,
+            Err(e) => report.failed(self.store.shown(&dir.join("ranges")), &e),
         }
         self.bases(report, &mut group, &about);
         report.groups.push(group);
