@@ -3,11 +3,15 @@
 //! K1. Before it is written everything that it speaks of is durable: log, runs, ranges, names, list of segments.
 //! K2. It is what makes a line of the history count.
 //! K4. Only a full checkpoint moves the begin of the scan; the others leave it where list, runs and names are whole.
+//! K5. The begin of the scan is chosen before anything else of a full checkpoint is written down, among the
+//!     segments that hold something that has entered: all that lies before it is in spans, names and list.
 //! K3. Names and spans beyond the durable place are not in it: a power loss may take them.
 
 use crate::format::{Checkpoint, FileState, LogState};
 use crate::group::Group;
 use crate::group::group::{BasePlace, Core};
+use crate::group::left_out;
+use crate::group::line::between;
 use crate::group::names::NameLog;
 use crate::group::small_file;
 use crate::history::Event;
@@ -26,15 +30,27 @@ impl Group {
     }
 
     pub(crate) fn full_checkpoint(&self, closed: bool) -> Result<()> {
+        // K5: writers go on meanwhile, and may begin a segment between any two of these steps.
+        let (_, entered) = self.entered();
+        let mut scan = self.log.scan_from(entered);
         let durable = self.log.sync()?;
         while self.index.seal(self.log.id())? {}
+        between("checkpoint: index");
         self.write_ranges()?;
         self.follow_chain(durable)?;
+        scan.scan_chain = self.log.start_chain(scan.scan_start);
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);
+        between("checkpoint: spans");
         self.write_names()?;
+        between("checkpoint: names");
         self.log.write_list()?;
-        core.scan = self.log.checkpoint_state();
+        between("checkpoint: list");
+        core.scan = if left_out("K5: the begin of the scan is chosen first") {
+            self.log.checkpoint_state()
+        } else {
+            scan
+        };
         self.write_checkpoint(&mut core, closed)
     }
 

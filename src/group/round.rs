@@ -222,6 +222,9 @@ impl Group {
         }
         self.names.lock().advance(&path, edge, |_| false);
         self.full_checkpoint(false)?;
+        // The scan may begin before the last segment.
+        let scan = self.core.lock().scan.scan_start;
+        let free: Vec<Pos> = free.into_iter().filter(|s| *s < scan).collect();
         self.log.write_list_without(&free)?;
         let kept = self.log.segments().iter().map(|s| s.start).find(|s| !free.contains(s));
         self.index.drop_below(self.log.id(), kept.unwrap_or(main))?;

@@ -368,6 +368,27 @@ impl Log {
         }
     }
 
+    /// As [`Self::checkpoint_state`], with a scan that begins at the newest segment that holds anything before `end`.
+    pub fn scan_from(&self, end: Pos) -> LogState {
+        let now = self.checkpoint_state();
+        let state = self.state.lock();
+        let newest = state.segments.values().rev().find(|s| s.fixed.start < end);
+        let newest = newest.or_else(|| state.segments.values().next()).map(|s| s.info());
+        let Some(first) = newest.filter(|s| s.start < now.scan_start) else { return now };
+        LogState {
+            scan_start: first.start,
+            scan_life: first.life,
+            scan_chain: first.start_chain,
+            scan_seq: Seq(first.first_seq.0 - 1),
+            ..now
+        }
+    }
+
+    /// The chain value before the first record of a segment, once the chain has come there.
+    pub fn start_chain(&self, start: Pos) -> Option<(Moment, [u8; 32])> {
+        self.state.lock().segments.get(&start).and_then(|s| s.info().start_chain)
+    }
+
     /// Writes the list of sealed segments that a checkpoint's scan does not reach. Call it before that
     /// checkpoint is written: what the list lacks the scan finds, and what both have is the same.
     pub fn write_list(&self) -> Result<()> {

@@ -4,6 +4,7 @@
 //! at or past the last completed flush, and show exactly its image; and so must each moment inside the window, at
 //! any time, while the base moves.
 
+mod checkpoint;
 mod model;
 mod people;
 mod pressure;
