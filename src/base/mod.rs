@@ -13,7 +13,7 @@ mod round;
 #[cfg(test)]
 mod tests;
 
-pub use debt::{DEBT_GRANULE, Debt, unallocated};
+pub use debt::{DEBT_GRANULE, Debt, unallocated, unallocated_about};
 pub use file::{BaseFile, base_name};
 pub use granules::Granules;
 pub use holes::{Holes, Overlaid, next_data, next_hole};

@@ -192,6 +192,11 @@ impl Group {
         self.log.bytes() + self.staged_bytes() + self.index.stats().run_bytes
     }
 
+    /// Bytes of segments in use and index.
+    pub fn journal_used(&self) -> u64 {
+        self.log.used_bytes() + self.index.stats().run_bytes
+    }
+
     /// Makes a segment file ready ahead of need; to be called every now and then. Returns whether it did.
     pub fn prepare(&self) -> Result<bool> {
         self.log.prepare()

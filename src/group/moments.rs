@@ -1,7 +1,7 @@
 //! Past moments as a filesystem shows them: holes and room.
 
-use crate::base::{BaseFile, unallocated};
-use crate::group::content::{Below, overlaid};
+use crate::base::{BaseFile, unallocated_about};
+use crate::group::content::{Below, STAT_RANGES_MAX, overlaid};
 use crate::group::{Group, MomentView};
 use crate::vocab::{DiskOrdinal, Result};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ impl Group {
     pub fn allocated_of(&self, view: &MomentView, disk: DiskOrdinal, size: u64) -> Result<u64> {
         let (path, base) = view.file(disk)?;
         let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
-        let more = unallocated(journaled, &Below(base.clone()))?;
+        let more = unallocated_about(journaled, &Below(base.clone()), size, STAT_RANGES_MAX)?;
         Ok(more + base.as_ref().map_or(Ok(0), |base: &Arc<BaseFile>| base.allocated())?)
     }
 }

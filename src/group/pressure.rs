@@ -20,6 +20,8 @@ const ENDS: u64 = 12;
 const LITTLE_BYTES: u64 = 128 << 20;
 /// Or less than this share of it, 1/32.
 const LITTLE_SHARE: u64 = 32;
+/// A segment takes no more than this share of the allowance, 1/8.
+const SEGMENT_SHARE: u64 = 8;
 /// Looked at so often, ns.
 const LOOK_NS: u64 = 20_000_000;
 /// The filesystem is asked so often, ns.
@@ -39,20 +41,23 @@ impl Group {
                 room.refresh()?;
             }
         }
-        let used = self.journal_bytes();
         let limit = care.allowance.unwrap_or(u64::MAX);
+        self.log.set_segment_max(limit / SEGMENT_SHARE);
+        let used = self.journal_used();
         let room = &self.parts.rooms.journal;
         let little = LITTLE_BYTES.min(room.total() / LITTLE_SHARE);
         let short = little.saturating_sub(room.slack());
         let excess = if used > limit / 16 * BEGINS { used - limit / 16 * ENDS } else { 0 };
         let wanted = excess.max(short);
         if wanted > 0 && now_ns.saturating_sub(state.relieved_ns) >= state.relief_pause_ns {
-            let freed = self.shorten(care, wanted)?;
+            let spare = self.log.drop_spare()?;
+            let freed = self.shorten(care, wanted)? + spare;
             state.relieved_ns = now_ns;
             // Nothing to be had: look again later, not in every turn.
             state.relief_pause_ns = if freed == 0 { ASK_NS } else { 0 };
         }
-        self.space.set_over(self.journal_bytes() > limit);
+        // The segment that is written can't be freed, whatever the share is.
+        self.space.set_over(self.journal_used() > limit && self.log.segments().len() > 1);
         Ok(())
     }
 
@@ -62,11 +67,10 @@ impl Group {
         if done.freed >= wanted {
             return Ok(done.freed);
         }
-        let bound = match (care.pinned, care.fork) {
-            (true, None) => return Ok(done.freed),
-            (true, Some(fork)) if !left_out("P2: no further than the fork") => Some(self.place_behind(fork)?),
-            _ => None,
-        };
+        if care.pinned && care.fork.is_none() {
+            return Ok(done.freed);
+        }
+        let bound = if left_out("P2: no further than the fork") { None } else { self.fork_place(care)? };
         let pin = *self.pin.lock();
         let pin = match pin.map(|moment| self.place_behind(moment)) {
             Some(Err(e)) if e.kind() == Kind::NotFound => return Ok(done.freed),
@@ -94,8 +98,8 @@ impl Group {
             edge = on_line(self.log.batch_end(segment.end));
         }
         let Some(pos) = edge else { return Ok(done.freed) };
-        let edge = [Some(LogPlace { log, pos }), bound, pin].into_iter().flatten();
-        let Some(edge) = edge.reduce(|a, b| self.earlier(&path, a, b)) else { return Ok(done.freed) };
+        let edge =
+            [bound, pin].into_iter().flatten().fold(LogPlace { log, pos }, |a, b| self.earlier(&path, a, b));
         let more = self.round(Some(edge))?;
         if more.freed > 0 {
             self.shortened.fetch_add(1, Ordering::Relaxed);

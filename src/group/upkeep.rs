@@ -2,7 +2,7 @@
 
 use crate::group::{Gate, Group, RoundDone};
 use crate::index::{Entry, Interval, MergeProgress};
-use crate::vocab::{LogId, LogPlace, Moment, Pos, Result};
+use crate::vocab::{Kind, LogId, LogPlace, Moment, Pos, Result};
 
 /// A checkpoint at least after so much log.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -29,7 +29,8 @@ pub struct Care {
     pub window_ns: Option<u64>,
     /// The base doesn't move: a failover isn't committed, or a copy's cursor holds it.
     pub pinned: bool,
-    /// Where it is pinned by a failover: under pressure the base may come up to this moment, and no further.
+    /// The moment that the base must not pass, however little room there is: the fork of a failover that isn't
+    /// committed, or of a branch. With `pinned` it moves under pressure only.
     pub fork: Option<Moment>,
     /// Bytes that logs and index may take; `None`: what the filesystem has.
     pub allowance: Option<u64>,
@@ -127,12 +128,17 @@ impl Group {
         };
         let pin = *self.pin.lock();
         let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
-        match (window, pin) {
-            (Some(a), Some(b)) => {
-                let path = self.head_path(&mut self.core.lock())?;
-                self.round(Some(self.earlier(&path, a, b)))
-            }
-            (a, b) => self.round(a.or(b)),
+        let mut bounds = [window, pin, self.fork_place(care)?].into_iter().flatten();
+        let Some(first) = bounds.next() else { return self.round(None) };
+        let path = self.head_path(&mut self.core.lock())?;
+        self.round(Some(bounds.fold(first, |a, b| self.earlier(&path, a, b))))
+    }
+
+    /// The place that a fork pins; none if the base has passed it: then there is nothing left to keep.
+    pub(super) fn fork_place(&self, care: Care) -> Result<Option<LogPlace>> {
+        match care.fork.map(|fork| self.place_behind(fork)).transpose() {
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            place => place,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::journal::segment::FIRST_BATCH;
 use crate::seam::{Access, AlignedBuf, Durability};
 use crate::vocab::{Kind, Result};
 use std::io::IoSlice;
+use std::sync::atomic::Ordering;
 
 impl Log {
     /// J10: files for batches of these lengths, before the first of them is written.
@@ -38,7 +39,27 @@ impl Log {
     }
 
     fn wanted(&self, state: &State) -> u64 {
-        if state.large { self.parts.segment_bytes.1 } else { self.parts.segment_bytes.0 }
+        let (small, large) = self.parts.segment_bytes;
+        let fits = large <= self.segment_max.load(Ordering::Relaxed);
+        if state.large && fits { large } else { small }
+    }
+
+    /// A journal with little room has short segments: one that is as long as its share could never be freed in time.
+    pub fn set_segment_max(&self, bytes: u64) {
+        self.segment_max.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives the room of files back that are ready and not in use. Says how much.
+    pub fn drop_spare(&self) -> Result<u64> {
+        // An append has its files ready before it begins (J10).
+        let _appender = self.appender.lock();
+        let spare = std::mem::take(&mut self.state.lock().free);
+        let mut bytes = 0;
+        for (name, length) in spare {
+            self.parts.storage.remove(&self.parts.dir.join(name))?;
+            bytes += length;
+        }
+        Ok(bytes)
     }
 
     /// A file with room for a batch of `need` bytes, as long as segments are now if there is such a one.

@@ -54,6 +54,8 @@ pub struct Log {
     pub(crate) state: Mutex<State>,
     /// J4: everything before this place is durable.
     durable: AtomicU64,
+    /// Segments that fill fast are no longer than this.
+    pub(crate) segment_max: AtomicU64,
 }
 
 pub(crate) struct State {
@@ -128,6 +130,7 @@ impl Log {
             appender: Mutex::new(AlignedBuf::zeroed(0)),
             state: Mutex::new(state),
             durable: AtomicU64::new(durable.0),
+            segment_max: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -411,7 +414,8 @@ impl Log {
             }
             if let Some(segment) = state.segments.remove(start) {
                 freed += segment.fixed.bytes;
-                if state.free.len() < 2 && Arc::strong_count(&segment) == 1 {
+                let fits = segment.fixed.bytes <= self.segment_max.load(Ordering::Relaxed);
+                if fits && state.free.len() < 2 && Arc::strong_count(&segment) == 1 {
                     state.free.push((segment.fixed.file.clone(), segment.fixed.bytes));
                 } else {
                     self.parts.storage.remove(segment.path())?;
@@ -430,6 +434,11 @@ impl Log {
             state.segments.values().filter(keep).map(|s| s.info()).collect()
         };
         list::write(&*self.parts.storage, &self.parts.dir, segments)
+    }
+
+    /// Bytes of the segments that are in use, without files that are ready to be used.
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().segments.values().map(|s| s.fixed.bytes).sum()
     }
 
     /// Bytes of all its files on the medium.

@@ -6,6 +6,7 @@
 //! 4. Who typed what, and what came of it, is in `events`, durable before an acceptance is told.
 
 mod ground;
+mod import;
 mod scrub;
 mod situation;
 
@@ -151,7 +152,10 @@ impl Site {
                 if command.dry_run {
                     return Ok(would_do(vec![verb.says().to_owned()]));
                 }
-                let done = self.by_replication(None, &command, line)?;
+                let done = match command.verb {
+                    Verb::Import => self.import(&command, line)?,
+                    _ => self.by_replication(None, &command, line)?,
+                };
                 Ok(self.accepted(&place, &command, line, done))
             }
             On::Vm(vm) => {
@@ -276,7 +280,7 @@ impl Site {
                 self.work(job, move |_| {
                     let done = group.round_with(care)?;
                     let freed = crate::protection::size_text(done.freed);
-                    Ok(format!("committed; {freed} of journal freed"))
+                    Ok(format!("done; {freed} of journal freed"))
                 })
             }
             Rest::Scrub(moment) => {

@@ -35,6 +35,7 @@ pub mod policies;
 pub mod replication;
 pub mod report;
 pub mod requests;
+mod room;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;
 pub mod start;

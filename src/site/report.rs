@@ -196,6 +196,7 @@ impl Site {
         let peer = known.peer.and_then(|store| {
             engine.as_ref().and_then(|e| e.peers().into_iter().find(|p| p.peer.store == store))
         });
+        let mut overdue = false;
         let mut seen = Vec::new();
         let mut see = |reason, figure: Option<String>, limit: Option<String>| {
             seen.push(Seen { reason, figure, limit });
@@ -214,9 +215,7 @@ impl Site {
                     events.iter().rev().find(|(_, e)| decided(e)).map(|(time, _)| *time)
                 });
                 let now = self.clock().wall_ns();
-                if since.is_some_and(|since| now.saturating_sub(since) > COMMIT_OVERDUE_NS) {
-                    see(Reason::CommitOverdue, None, None);
-                }
+                overdue = since.is_some_and(|since| now.saturating_sub(since) > COMMIT_OVERDUE_NS);
             }
             _ => {}
         }
@@ -265,6 +264,7 @@ impl Site {
         if group.gate() == crate::group::Gate::Stopped {
             see(Reason::Damaged, None, None);
         }
+        seen.extend(self.seen_room(vm, overdue)?);
         Ok(seen)
     }
 

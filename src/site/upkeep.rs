@@ -4,10 +4,8 @@ use crate::group::{Care, Group, Upkeep};
 use crate::protection::State;
 use crate::site::commands::Ground;
 use crate::site::events::Event;
-use crate::site::facts::Known;
-use crate::site::vm::Held;
 use crate::site::{Site, Vm};
-use crate::vocab::{Moment, Result, Token, VmId};
+use crate::vocab::{Result, Token, VmId};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
@@ -27,6 +25,7 @@ impl Site {
         let mut more = false;
         for vm in self.vms() {
             let Some(group) = vm.opened() else { continue };
+            self.measure(&vm, &group, now);
             let kept = self.care_of(&vm).and_then(|care| {
                 self.keep_points(&vm, &group, care, now)?;
                 let kept = group.keep(&mut vm.upkeep.lock(), care, now);
@@ -80,10 +79,7 @@ impl Site {
         let window = hours > 0 && (held.written || known.state() != State::Unprotected);
         let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
         let allowance = Some(self.allowance_of(vm, &held)?);
-        let fork = match known.state() {
-            State::FailedOver => self.fork_of(vm, &known)?,
-            _ => None,
-        };
+        let fork = self.fork_of(vm, &known)?;
         let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
             return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned(), fork, allowance });
         };
@@ -93,20 +89,6 @@ impl Site {
         // What the peer lacks doesn't leave the log for want of room either.
         let (pinned, fork) = (known.pinned() || held_back, fork.filter(|_| !held_back));
         Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance })
-    }
-
-    /// Bytes that the group's journal may take at this site.
-    pub(super) fn allowance_of(&self, vm: &Vm, held: &Held) -> Result<u64> {
-        let disks = vm.group()?.names_now(|names| names.files.values().map(|f| f.size).sum());
-        let filesystem = self.parts.rooms.journal.total();
-        Ok(held.settings.allowance.bytes(disks, filesystem))
-    }
-
-    /// The moment that the oldest standing decision went on from.
-    fn fork_of(&self, vm: &Vm, known: &Known) -> Result<Option<Moment>> {
-        let table = vm.group()?.table();
-        let forks = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
-        Ok(forks.min_by_key(|fork| fork.seq))
     }
 
     /// Scheduled points and retention, where a window is kept.

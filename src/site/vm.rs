@@ -7,6 +7,7 @@ use crate::site::catalog::Catalog;
 use crate::site::commands::Ground;
 use crate::site::facts::Known;
 use crate::site::objects::VmObject;
+use crate::site::room::Noted;
 use crate::vocab::{GroupId, Result, StoreId, VmId};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub struct Vm {
     pub(super) policy: Mutex<Option<Held>>,
     pub(super) pointed_ns: AtomicU64,
     pub(super) health: Mutex<Health>,
+    pub(super) noted: Mutex<Noted>,
 }
 
 /// A policy in memory, and whether somebody wrote it.
@@ -56,6 +58,7 @@ impl Vm {
             policy: Mutex::default(),
             pointed_ns: AtomicU64::new(0),
             health: Mutex::default(),
+            noted: Mutex::default(),
         }
     }
 

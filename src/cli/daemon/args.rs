@@ -39,6 +39,9 @@ pub struct MountArgs {
     /// Listen for peers here, from now on; without a port on 8084. `pair create` listens on all addresses.
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// Memory for the indexes of all groups, such as 64MiB; the rest of an index stays on disk.
+    #[arg(long, value_name = "SIZE", default_value = "256MiB")]
+    pub index_memory: String,
     /// Where messages go; by default to standard error, in the background nowhere.
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

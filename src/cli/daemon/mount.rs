@@ -12,7 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
-const INDEX_MEMORY: usize = 256 << 20;
+/// Less memory for indexes than this is refused, bytes.
+const INDEX_MEMORY_MIN: u64 = 8 << 20;
 const FILTER: &str = "STANDBYFS_LOG";
 
 /// Mounts and serves; in the background it returns when the mount is usable.
@@ -29,7 +30,7 @@ pub fn mount(args: &MountArgs) -> Result<()> {
             _ => Moved::Unsaid,
         },
         name: args.name.clone().unwrap_or_else(host_name),
-        index_memory: INDEX_MEMORY,
+        index_memory: memory(&args.index_memory)?,
     };
     let mut options = MountOptions::new(&args.mount);
     options.background = !args.foreground;
@@ -42,6 +43,13 @@ pub fn mount(args: &MountArgs) -> Result<()> {
         site.set_mount(mount);
         begin_replication(&site, listen)?;
         context.tree(site)
+    })
+}
+
+fn memory(text: &str) -> Result<usize> {
+    let bytes = crate::protection::parse_size(text).filter(|bytes| *bytes >= INDEX_MEMORY_MIN);
+    bytes.and_then(|bytes| usize::try_from(bytes).ok()).ok_or_else(|| {
+        Error::new(Kind::Invalid, format!("--index-memory: `{text}` is no size of at least 8MiB"))
     })
 }
 

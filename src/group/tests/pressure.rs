@@ -22,9 +22,13 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        Self::with(seed, (96 << 10, 96 << 10))
+    }
+
+    fn with(seed: u64, segment_bytes: (u64, u64)) -> Self {
         let device = SimDevice::new(seed);
         let clock = Arc::new(SimClock::new(1_700_000_000_000_000_000));
-        let of_site = GroupParts { clock: clock.clone(), ..parts(&device, seed) };
+        let of_site = GroupParts { clock: clock.clone(), segment_bytes, ..parts(&device, seed) };
         let group = Group::create(of_site, id()).unwrap();
         disk(&group, 64 << 10).unwrap();
         let care = Care {
@@ -77,6 +81,16 @@ fn the_window_gets_shorter_before_a_writer_waits() {
     let head = world.group.head();
     let before = Moment { seq: crate::vocab::Seq(head.seq.0 - 50), ..head };
     assert!(world.is_held(before));
+}
+
+/// Segments of a busy group are long; where the share is small they must not take all of it.
+#[test]
+fn long_segments_dont_use_the_share_up() {
+    let mut world = World::with(3, (96 << 10, 2 << 20));
+    world.care.window_ns = None;
+    world.keep();
+    assert_eq!(world.write(900), 900, "nobody is refused: what the base has is freed");
+    assert!(world.group.log.segments().iter().all(|s| s.bytes <= ALLOWANCE / 8 || s.bytes == 96 << 10));
 }
 
 /// A failover that isn't committed: says what became of its fork, and whether a writer was refused.

@@ -320,7 +320,7 @@ impl Ground<'_> {
         let Some(epoch) = prefix.find(branches.iter().map(|b| b.last.epoch)) else {
             return Err(Refusal::NotFound.with("what", format!("branch {}", prefix.as_str())));
         };
-        self.job(JobKind::Drop, line, None, |op| {
+        self.job(JobKind::Drop, line, Some(Rest::Free), |op| {
             self.group.note(Event::BranchDropped { op, epoch })?;
             Ok(format!("branch {} dropped", epoch.short()))
         })

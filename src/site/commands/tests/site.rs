@@ -205,3 +205,64 @@ fn scheduled_points_are_made_and_let_go() {
     assert_eq!(count(), 1, "of {before}, only the newest is in a window of 1 ns");
     site.close().unwrap();
 }
+
+/// Waits for a job and says what came of it.
+fn outcome(site: &Site, job: &str) -> String {
+    let ended = |job: &crate::protection::job::Job| job.state.ended().then(|| job.outcome.clone());
+    site.jobs().wait(job, std::time::Duration::from_secs(20), ended).unwrap()
+}
+
+#[test]
+fn a_branch_keeps_room_until_it_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = open(dir.path());
+    let (vm, moments) = standby(&site);
+    let at = format!("@{}-{}\n", moments[0].epoch, moments[0].seq);
+    give(&site, &vm, Verb::Failover, &at).unwrap();
+    let commit = give(&site, &vm, Verb::Commit, "confirm=web01").unwrap();
+    outcome(&site, &commit.job.unwrap());
+    let group = vm.group().unwrap();
+    let branch = group.branches().unwrap()[0];
+    let has = |reason: &str| {
+        let health = site.health_of(&vm).unwrap();
+        health.reasons.iter().any(|r| r.reason.name() == reason && r.holds)
+    };
+    assert!(has("held-by-branch") && !has("commit-overdue"));
+    write(&vm, b'n');
+    group.round_with(site.care_of(&vm).unwrap()).unwrap();
+    assert!(group.open_moment(branch.last).is_ok(), "the base has not passed the fork");
+    let line = format!("branch={} confirm=web01", branch.last.epoch);
+    let dropped = give(&site, &vm, Verb::Drop, &line).unwrap();
+    assert!(outcome(&site, &dropped.job.unwrap()).contains("freed"));
+    assert!(!has("held-by-branch"));
+    group.round(None).unwrap();
+    assert!(group.open_moment(branch.last).is_err(), "the base is beyond the fork");
+    site.close().unwrap();
+}
+
+#[test]
+fn an_image_is_imported_with_its_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = open(dir.path());
+    let image = dir.path().join("old.img");
+    let file = std::fs::File::create(&image).unwrap();
+    file.set_len(64 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 100_000], 5 << 20).unwrap();
+    let import = |text: &str| site.command(WHO, On::Site, Verb::Import, text.as_bytes(), None);
+    let path = image.display();
+    assert_eq!(name(import("import path=/nowhere/x vm=web")), Refusal::NotFound);
+    assert_eq!(name(import(&format!("path={path} vm=web how=rename"))), Refusal::NotSupportedYet);
+    let job = import(&format!("path={path} vm=web disk=a.raw")).unwrap().job.unwrap();
+    assert!(outcome(&site, &job).starts_with("web/a.raw"), "{}", outcome(&site, &job));
+    assert_eq!(name(import(&format!("path={path} vm=web disk=a.raw"))), Refusal::NameTaken);
+    let vm = site.vm("web").unwrap();
+    let group = vm.group().unwrap();
+    let found =
+        group.names_now(|names| names.find(vm.id(), "a.raw").map(|disk| (disk, names.files[&disk].size)));
+    let (disk, size) = found.unwrap();
+    assert_eq!((size, group.next_data(disk, 0, size).unwrap()), (64 << 20, Some(5 << 20)));
+    let mut bytes = vec![0; 100_001];
+    group.read_head(disk, 5 << 20, &mut bytes).unwrap();
+    assert!(bytes[..100_000].iter().all(|b| *b == 7) && bytes[100_000] == 0);
+    site.close().unwrap();
+}

@@ -1,0 +1,155 @@
+//! What a group's journal takes at this site, what keeps it, and how long there is room.
+//!
+//! N1. Until commit the fork of a failover bounds the base; after it the fork of each branch does, until it is dropped.
+//! N2. Health says so with the time that is left at the present churn, before a writer is refused.
+
+use crate::group::Group;
+use crate::history::Event;
+use crate::protection::health::{Reason, Seen};
+use crate::protection::{State, duration_text, size_text};
+use crate::site::facts::Known;
+use crate::site::vm::Held;
+use crate::site::{Site, Vm};
+use crate::vocab::{EpochId, Kind, Moment, Pos, Result};
+
+/// Churn is measured over at least so long, ns.
+const CHURN_NS: u64 = 10_000_000_000;
+/// Less time left than this is told, ns.
+const SOON_NS: u64 = 24 * 3_600_000_000_000;
+/// A writer that was refused is told for so long, ns.
+const REFUSED_NS: u64 = 60_000_000_000;
+
+/// What is remembered of a VM from look to look.
+#[derive(Default)]
+pub(super) struct Noted {
+    /// For a history of so many lines.
+    branch: Option<(usize, Option<(EpochId, Moment)>)>,
+    measured: Option<(u64, Pos)>,
+    /// Bytes of journal a second.
+    churn: Option<u64>,
+    refused: u64,
+    refused_ns: Option<u64>,
+}
+
+impl Noted {
+    fn measure(&mut self, now: u64, group: &Group) {
+        let (_, end) = group.log_end();
+        match self.measured {
+            Some((then, before)) if now.saturating_sub(then) >= CHURN_NS => {
+                let bytes = u128::from(end.0.saturating_sub(before.0));
+                let rate = (bytes * 1_000_000_000 / u128::from(now - then)) as u64;
+                self.churn = Some(self.churn.map_or(rate, |churn| churn / 4 * 3 + rate / 4));
+                self.measured = Some((now, end));
+            }
+            None => self.measured = Some((now, end)),
+            Some(_) => {}
+        }
+        if group.refused() > self.refused {
+            (self.refused, self.refused_ns) = (group.refused(), Some(now));
+        }
+    }
+
+    /// Time until so many bytes are written, ns.
+    fn left(&self, bytes: u64) -> Option<u64> {
+        let churn = self.churn.filter(|churn| *churn > 0)?;
+        u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(churn)).ok()
+    }
+}
+
+impl Site {
+    /// Bytes that the group's journal may take at this site.
+    pub(super) fn allowance_of(&self, vm: &Vm, held: &Held) -> Result<u64> {
+        let disks = vm.group()?.names_now(|names| names.files.values().map(|f| f.size).sum());
+        let filesystem = self.store().rooms().journal.total();
+        Ok(held.settings.allowance.bytes(disks, filesystem))
+    }
+
+    /// N1: the moment that the base must not pass.
+    pub(super) fn fork_of(&self, vm: &Vm, known: &Known) -> Result<Option<Moment>> {
+        if known.state() != State::FailedOver {
+            return Ok(self.branch_of(vm, known)?.map(|(_, fork)| fork));
+        }
+        let table = vm.group()?.table();
+        let forks = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
+        Ok(forks.min_by_key(|fork| fork.seq))
+    }
+
+    /// The branch whose fork lies lowest, of those that nobody has dropped.
+    fn branch_of(&self, vm: &Vm, known: &Known) -> Result<Option<(EpochId, Moment)>> {
+        let mut noted = vm.noted.lock();
+        if let Some((lines, branch)) = noted.branch
+            && lines == known.lines
+        {
+            return Ok(branch);
+        }
+        let group = vm.group()?;
+        let dropped: Vec<EpochId> = group.with_events(|events| {
+            let dropped = |event: &Event| match event {
+                Event::BranchDropped { epoch, .. } => Some(*epoch),
+                _ => None,
+            };
+            events.iter().filter_map(|(_, event)| dropped(event)).collect()
+        });
+        let mut lowest: Option<(Pos, (EpochId, Moment))> = None;
+        for branch in group.branches()? {
+            let Some(fork) = branch.fork.filter(|_| !dropped.contains(&branch.last.epoch)) else { continue };
+            match group.place_behind(fork) {
+                Ok(place) if lowest.as_ref().is_none_or(|(pos, _)| place.pos < *pos) => {
+                    lowest = Some((place.pos, (branch.last.epoch, fork)));
+                }
+                // Its records are gone: there is nothing to keep.
+                Err(e) if e.kind() != Kind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        let found = lowest.map(|(_, found)| found);
+        noted.branch = Some((known.lines, found));
+        Ok(found)
+    }
+
+    /// Measures what a group writes; to be called every now and then.
+    pub(super) fn measure(&self, vm: &Vm, group: &Group, now: u64) {
+        vm.noted.lock().measure(now, group);
+    }
+
+    /// N2.
+    pub(super) fn seen_room(&self, vm: &Vm, overdue: bool) -> Result<Vec<Seen>> {
+        let group = vm.group()?;
+        let known = vm.known()?;
+        let held = vm.held(self.store().catalog())?;
+        let room = &self.store().rooms().journal;
+        let used = group.journal_used();
+        let allowance = self.allowance_of(vm, &held)?;
+        let free = allowance.saturating_sub(used).min(room.slack());
+        let now = self.clock().monotonic_ns();
+        let branch = self.branch_of(vm, &known)?.filter(|_| known.state() != State::FailedOver);
+        let noted = vm.noted.lock();
+        let left = noted.left(free);
+        let figure = || {
+            let time = left.map_or(String::new(), |left| format!(", {} left", rounded(left)));
+            Some(format!("{} of journal{time}", size_text(used)))
+        };
+        let limit = || Some(size_text(allowance.min(used + free)));
+        let mut seen = Vec::new();
+        let mut see = |reason| seen.push(Seen { reason, figure: figure(), limit: limit() });
+        let soon = left.is_some_and(|left| left < SOON_NS) || free < allowance / 4;
+        if known.state() == State::FailedOver && (overdue || soon) {
+            see(Reason::CommitOverdue);
+        }
+        if branch.is_some() {
+            see(Reason::HeldByBranch);
+        }
+        let recent = noted.refused_ns.is_some_and(|at| now.saturating_sub(at) < REFUSED_NS);
+        if group.is_over() || recent || room.slack() == 0 {
+            see(Reason::StoreFull);
+        }
+        Ok(seen)
+    }
+}
+
+/// Whole hours or minutes.
+fn rounded(ns: u64) -> String {
+    const MINUTE: u64 = 60_000_000_000;
+    let unit = if ns >= 120 * MINUTE { 60 * MINUTE } else { MINUTE };
+    duration_text(ns / unit * unit)
+}
