@@ -8,6 +8,7 @@
 //!     there again, before it does.
 //! B3. Until all that the journal holds was counted once after an opening, the journal's length is claimed for it.
 //! B4. What was admitted while it was counted stays claimed, whether the count has seen it or not.
+//! B5. Bases leave the journal two segments on a filesystem that they share: overwrites go on where no new granule can.
 
 use crate::base::{BaseFile, Debt};
 use crate::group::content::{Below, overlaid};
@@ -20,6 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+/// Segments that bases leave to the journal.
+const SEGMENTS_KEPT: u64 = 2;
 /// Below this much room a write makes sure of its segment before it is admitted, in bytes.
 const TIGHT_BYTES: u64 = 256 << 20;
 /// Count again if a round has made more than this share of what is left look owed.
@@ -181,7 +184,9 @@ impl Group {
         if more == 0 {
             return Ok(());
         }
-        if !self.space.room.claim(more)? {
+        // B5.
+        let beside = if self.parts.rooms.is_one() { SEGMENTS_KEPT * self.log.segment_bytes_min() } else { 0 };
+        if !self.space.room.claim(more, beside)? {
             let what = format!("the base needs {more} bytes more, and the filesystem has none to spare");
             return Err(Error::new(Kind::NoSpace, what)
                 .at(self.parts.store.shown(&self.base_path(disk)))

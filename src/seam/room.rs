@@ -109,11 +109,11 @@ impl Room {
         Ok(spare)
     }
 
-    /// M1. True if granted: [`Room::settle`] gives it back, or what was written for it.
-    pub fn claim(&self, bytes: u64) -> Result<bool> {
+    /// M1. True if granted, with `beside` still to be had: [`Room::settle`] gives it back, or what was written for it.
+    pub fn claim(&self, bytes: u64, beside: u64) -> Result<bool> {
         // First claimed, then asked: of two who claim at once neither is granted the other's room.
         self.owed.fetch_add(bytes, Ordering::AcqRel);
-        let lower = |slack: u64| slack.checked_sub(bytes);
+        let lower = |slack: u64| slack.checked_sub(bytes).filter(|left| *left >= beside);
         if self.slack.fetch_update(Ordering::AcqRel, Ordering::Acquire, lower).is_ok() {
             return Ok(true);
         }
@@ -121,7 +121,7 @@ impl Room {
             let free = self.storage.space()?.free;
             let reserve = self.reserve.load(Ordering::Relaxed);
             let away = reserve.saturating_sub(self.held_now.load(Ordering::Relaxed));
-            Ok(free.checked_sub(self.owed() + away))
+            Ok(free.checked_sub(self.owed() + away).filter(|left| *left >= beside))
         })();
         let granted = matches!(asked, Ok(Some(_)));
         if let Ok(Some(spare)) = asked {
@@ -393,18 +393,18 @@ mod tests {
     #[test]
     fn claims_never_exceed_what_is_free() {
         let (_device, room, tree) = room(16 * MIB);
-        assert!(room.claim(10 * MIB).unwrap());
-        assert!(!room.claim(7 * MIB).unwrap());
+        assert!(room.claim(10 * MIB, 0).unwrap());
+        assert!(!room.claim(7 * MIB, 0).unwrap());
         assert_eq!(room.owed(), 10 * MIB, "what was refused is not claimed");
-        assert!(room.claim(6 * MIB).unwrap());
+        assert!(room.claim(6 * MIB, 0).unwrap());
         assert_eq!(room.check(1, false).unwrap_err().kind(), Kind::NoSpace);
         // What was claimed is written: no room comes back by that.
         let file = tree.create(Path::new("base"), Access::Cached).unwrap();
         file.allocate(0, 10 * MIB).unwrap();
         room.settle(10 * MIB);
-        assert!(!room.claim(1).unwrap());
+        assert!(!room.claim(1, 0).unwrap());
         room.settle(6 * MIB);
-        assert!(room.claim(6 * MIB).unwrap());
+        assert!(room.claim(6 * MIB, 0).unwrap());
     }
 
     #[test]
@@ -416,12 +416,12 @@ mod tests {
         let file = others.create(Path::new("x"), Access::Cached).unwrap();
         file.allocate(0, 60 * MIB).unwrap();
         assert_eq!(room.refresh().unwrap(), 0);
-        assert!(!room.claim(4096).unwrap());
+        assert!(!room.claim(4096, 0).unwrap());
         assert_eq!(room.essential().unwrap(), 4 * MIB);
         // Somebody else has filled the filesystem: a checkpoint still goes through.
         let small = tree.create(Path::new("checkpoint"), Access::Cached).unwrap();
         small.write_all_at(&[1; 4096], 0).unwrap();
-        assert!(!room.claim(4096).unwrap(), "what is left of the reserve is nobody's");
+        assert!(!room.claim(4096, 0).unwrap(), "what is left of the reserve is nobody's");
         others.remove(Path::new("x")).unwrap();
         drop(file);
         assert!(room.refresh().unwrap() > 50 * MIB);
