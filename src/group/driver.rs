@@ -413,9 +413,6 @@ impl Driver {
         take: impl FnOnce(&mut Copying, &Group) -> Result<()>,
     ) -> Result<Option<Event>> {
         let group = self.group.clone();
-        if self.copy.is_none() {
-            self.copy = group.resume_copy()?;
-        }
         let copy = self.copying()?;
         if let Err(e) = take(copy, &group) {
             self.copy = None; // what of it is durable, its file says
@@ -430,7 +427,11 @@ impl Driver {
         Ok(None)
     }
 
+    /// The copy under way, taken up again after a restart by whatever of it comes first.
     fn copying(&mut self) -> Result<&mut Copying> {
+        if self.copy.is_none() {
+            self.copy = self.group.resume_copy()?;
+        }
         self.copy
             .as_mut()
             .ok_or_else(|| Error::new(Kind::Conflict, "something of a copy came, and none is under way"))
