@@ -38,8 +38,20 @@ struct Demo {
     /// Where its standby is.
     target: Stage,
     seen: Vec<Seen>,
-    load: Option<load::Done>,
+    /// Files that were written to without a pause, all of which london must have.
+    loads: Vec<(&'static str, load::Done)>,
+    /// What was written while paris was lost.
+    lost: Option<load::Done>,
+    /// Where the failover went to.
+    taken: Option<Seen>,
 }
+
+const NEXT: &str = "   \
+   standbyfs mount --store /srv/standby --name paris --listen 0.0.0.0:8084 /mnt/vms    at each site, each with its name
+   standbyctl pair create, and at the other site: standbyctl pair accept TOKEN
+   put images into /mnt/vms/disks/<vm>/, then: standbyctl protect <vm>
+   standbyctl check <vm>    every rule of a failover, before it is needed
+   README.md and docs/operations.md have the rest";
 
 type Step = (&'static str, fn(&mut Demo) -> Result<()>);
 
@@ -47,12 +59,13 @@ const STEPS: &[Step] = &[
     ("Start two sites, each with a store, a daemon and a mount", start),
     ("Pair them", pair),
     ("Make an ext4 image with files at paris", make_image),
-    ("Protect it: london gets a standby", protect),
-    ("Write into it, three times", write_over_time),
+    ("Protect it while it is written to: london gets a standby", protect),
+    ("Write into it, and name three moments", write_over_time),
     ("Look at the three moments at london", look_back),
     ("Kill paris' worker under load; nothing that was answered is missing", kill_under_load),
-    ("Lose paris: keeper and worker are killed at once", lose_source),
+    ("Lose paris under load: keeper and worker are killed at once", lose_source),
     ("Take over at london", take_over),
+    ("Go to an older moment, and back", change_and_back),
     ("Check what london has", check_taken),
     ("Make it final", commit),
     ("End london's daemon and verify its store", verify),
@@ -64,7 +77,7 @@ pub fn demo(dir: &Path) -> Result<()> {
     let dir = make_dir(dir)?;
     let (source, target) = (Stage::new(&dir, "paris")?, Stage::new(&dir, "london")?);
     let begun = Instant::now();
-    let mut demo = Demo { dir, source, target, seen: Vec::new(), load: None };
+    let mut demo = Demo { dir, source, target, seen: Vec::new(), loads: Vec::new(), lost: None, taken: None };
     for (number, (title, step)) in STEPS.iter().enumerate() {
         println!("\n{}. {title}", number + 1);
         let since = Instant::now();
@@ -72,7 +85,7 @@ pub fn demo(dir: &Path) -> Result<()> {
         println!("   ({} ms)", since.elapsed().as_millis());
     }
     println!("\nAll {} steps went well, in {} s.", STEPS.len(), begun.elapsed().as_secs());
-    println!("{} may be removed.", demo.dir.display());
+    println!("{} may be removed. To do the same with a machine of your own:\n{NEXT}", demo.dir.display());
     Ok(())
 }
 
@@ -91,8 +104,12 @@ fn pair(demo: &mut Demo) -> Result<()> {
     })
 }
 
+fn file(stage: &Stage, name: &str) -> PathBuf {
+    stage.mount().join("disks").join(VM).join(name)
+}
+
 fn image(stage: &Stage) -> PathBuf {
-    stage.mount().join("disks").join(VM).join("disk.raw")
+    file(stage, "disk.raw")
 }
 
 fn text(path: &Path) -> String {
@@ -119,7 +136,12 @@ fn fsck(image: &Path) -> Result<()> {
 }
 
 fn protect(demo: &mut Demo) -> Result<()> {
+    let path = file(&demo.source, "first.raw");
+    let load = load::Load::start(&path)?;
     demo.source.command(&format!("vms/{VM}/control/protect"), "to=london")?;
+    let done = load.stop()?;
+    println!("   {} writes to {} were answered meanwhile", done.answered, path.display());
+    demo.loads.push(("first.raw", done));
     let status = demo.target.sheet(&format!("vms/{VM}/status"))?;
     println!("   at london: {}: {}", status.show("state"), status.show("says"));
     Ok(())
@@ -154,6 +176,7 @@ fn write_over_time(demo: &mut Demo) -> Result<()> {
         let command = format!("write {} note-{n}", note.display());
         run("debugfs", &["-w", "-R", &command, &text(&image)])?;
         run("sync", &[&text(&image)])?;
+        demo.source.write(&format!("vms/{VM}/control/recovery-point"), &format!("name=note-{n}"))?;
         let seen = Seen { moment: head(&demo.source)?, notes: n, hash: hash(&image)? };
         println!("   the disk is at moment {} now, BLAKE3 {}", seen.moment, &seen.hash.to_hex()[..16]);
         demo.seen.push(seen);
@@ -190,12 +213,8 @@ fn check_notes(image: &Path, expected: usize) -> Result<()> {
     Err(Error::new(Kind::Damaged, format!("{notes} notes are in it, {expected} were there")).at(image))
 }
 
-fn load_file(stage: &Stage) -> PathBuf {
-    stage.mount().join("disks").join(VM).join("load.raw")
-}
-
 fn kill_under_load(demo: &mut Demo) -> Result<()> {
-    let path = load_file(&demo.source);
+    let path = file(&demo.source, "load.raw");
     let load = load::Load::start(&path)?;
     for _ in 0..KILLS {
         std::thread::sleep(Duration::from_millis(700));
@@ -207,12 +226,17 @@ fn kill_under_load(demo: &mut Demo) -> Result<()> {
     done.check(&path)?;
     println!("   all of them are there");
     caught_up(demo)?;
-    demo.load = Some(done);
+    demo.loads.push(("load.raw", done));
     Ok(())
 }
 
 fn lose_source(demo: &mut Demo) -> Result<()> {
+    let load = load::Load::start(&file(&demo.source, "last.raw"))?;
+    std::thread::sleep(Duration::from_millis(1500));
     demo.source.kill_all()?;
+    let done = load.lose()?;
+    println!("   {} writes were answered before, and none since", done.answered);
+    demo.lost = Some(done);
     demo.target.until("london sees that paris is gone", |site| {
         let status = site.sheet(format!("vms/{VM}/status"))?;
         Ok(status.get("peer-link") == Some("unreachable"))
@@ -221,6 +245,7 @@ fn lose_source(demo: &mut Demo) -> Result<()> {
 
 fn take_over(demo: &mut Demo) -> Result<()> {
     let begun = Instant::now();
+    let moment = head(&demo.target)?;
     demo.target.command(&format!("vms/{VM}/control/failover"), "latest")?;
     let status = demo.target.sheet(&format!("vms/{VM}/status"))?;
     println!(
@@ -229,6 +254,15 @@ fn take_over(demo: &mut Demo) -> Result<()> {
         status.show("state"),
         status.show("writable")
     );
+    demo.taken = Some(Seen { moment, notes: 3, hash: hash(&image(&demo.target))? });
+    Ok(())
+}
+
+fn change_and_back(demo: &mut Demo) -> Result<()> {
+    for seen in demo.seen.get(1).into_iter().chain(&demo.taken) {
+        demo.target.command(&format!("vms/{VM}/control/change-recovery-point"), &seen.moment)?;
+        check(&image(&demo.target), seen)?;
+    }
     Ok(())
 }
 
@@ -239,11 +273,19 @@ fn check_taken(demo: &mut Demo) -> Result<()> {
     fsck(&image)?;
     check_notes(&image, 3)?;
     println!("   filesystem clean, all notes there");
-    let path = load_file(&demo.target);
-    if let Some(done) = &demo.load {
-        done.check(&path)?;
-        println!("   all {} writes that paris answered are there", done.answered);
+    for (name, done) in &demo.loads {
+        done.check(&file(&demo.target, name))?;
+        println!("   all {} writes to {name} that paris answered are there", done.answered);
     }
+    let Some(lost) = &demo.lost else { return Ok(()) };
+    let k = lost.prefix(&file(&demo.target, "last.raw"))?;
+    if k == 0 {
+        return Err(Error::new(Kind::Damaged, "nothing of what was written before paris was lost is there"));
+    }
+    let late = lost.answered.saturating_sub(k);
+    println!(
+        "   writes 1 to {k} to last.raw are there, none of them missing; the last {late} were on their way"
+    );
     Ok(())
 }
 

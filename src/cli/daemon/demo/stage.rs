@@ -1,8 +1,9 @@
 //! Where a demo plays: directories, the daemon, commands that are shown as they are run.
 
 use crate::vocab::{Error, Kind, Result};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -65,14 +66,19 @@ impl Stage {
         );
         let output = File::create(&log).map_err(|e| failed(e, "can't make the log", &log))?;
         let errors = output.try_clone().map_err(|e| failed(e, "can't make the log", &log))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["mount", "--foreground", "--name", self.name, "--listen", &listen, "--store"])
             .args([&store, &mount])
             .stdin(Stdio::null())
             .stdout(output)
-            .stderr(errors)
-            .spawn()
-            .map_err(|e| Error::io(e, "can't start the daemon"))?;
+            .stderr(errors);
+        // A demo that is killed runs no destructor: then the kernel tells the keeper to unmount and to end.
+        // SAFETY: between fork and exec only this one system call is made.
+        unsafe {
+            command.pre_exec(|| Ok(set_parent_process_death_signal(Some(Signal::TERM))?));
+        }
+        let child = command.spawn().map_err(|e| Error::io(e, "can't start the daemon"))?;
         let keeper = self.keeper.insert(child);
         let begun = Instant::now();
         while !mount.join("disks").is_dir() {
