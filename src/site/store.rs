@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 mod home;
 
@@ -383,6 +384,9 @@ fn is_empty(storage: &DirStorage, folder: &str) -> bool {
     storage.list(Path::new(folder)).is_ok_and(|names| names.is_empty())
 }
 
+/// How long the end of another process is waited for.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
 /// S2. The second value: somebody else is writing.
 fn lock(dir: &Path, what_for: OpenFor) -> Result<(File, bool)> {
     let path = dir.join("lock");
@@ -408,14 +412,19 @@ fn lock(dir: &Path, what_for: OpenFor) -> Result<(File, bool)> {
             failed(e)
         }
     })?;
-    match file.try_lock() {
-        Ok(()) => Ok((file, false)),
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::new(Kind::Busy, format!("another process has {} open", dir.display()))
-                .named("store-in-use")
-                .advice("A store has one daemon; a tool that reads it ends soon"))
+    // A program that is being started from the process that had it open holds it too, until it runs.
+    let until = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok((file, false)),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_WAIT / 50),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(Kind::Busy, format!("another process has {} open", dir.display()))
+                    .named("store-in-use")
+                    .advice("A store has one daemon; a tool that reads it ends soon"));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
-        Err(TryLockError::Error(e)) => Err(failed(e)),
     }
 }
 
