@@ -131,6 +131,10 @@ impl Group {
     /// Brings the newest span up to what has been entered.
     pub(crate) fn refresh_spans(&self, core: &mut Core) {
         let (head, end) = self.entered();
+        // A target without an image has a log and no moment yet.
+        if head.epoch.is_none() {
+            return;
+        }
         let mut segments = self.log.segments();
         let jump = core.spans.0.last().and_then(|s| s.jump.as_ref());
         let begun = jump.map_or(Pos(0), |jump| jump.behind);

@@ -201,6 +201,10 @@ impl Group {
     /// Branches that are held: the last moments of epochs that the live line leaves before their end.
     pub fn branches(&self) -> Result<Vec<Branch>> {
         let head = self.head();
+        // A target whose first copy isn't whole has no line to leave.
+        if head.epoch.is_none() {
+            return Ok(Vec::new());
+        }
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);
         let line = core.table.line(head)?;

@@ -68,7 +68,7 @@ fn changing() {
     assert_eq!(code(&["scrub", "web", "--expect-state", "standby"]), 8);
     assert_eq!(code(&["scrub", "web", "nonsense"]), 2);
     assert_eq!(code(&["pair", "accept", "nonsense"]), 4);
-    assert_eq!(code(&["import", "/etc/hostname", "--vm", "x"]), 4);
+    assert_eq!(code(&["import", "/no/such/file", "--vm", "x"]), 3);
     let (code, out, err) = standbyctl(&mount, &["--json", "failover", "web"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["refusal"]), (4, &"not-protected".into()), "{err}");
