@@ -17,7 +17,7 @@ use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
 use std::sync::Arc;
 
 /// Ranges of a journal that one `stat` looks at; about 10 ms.
-pub(crate) const STAT_RANGES_MAX: usize = 10_000;
+const STAT_RANGES_MAX: usize = 10_000;
 
 /// A base, or none yet: all hole.
 pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);
@@ -52,51 +52,49 @@ impl Group {
     /// after `offset`.
     pub fn next_data(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
         let (path, base) = self.live_file(disk);
-        self.seek_data(&path, base, disk, offset, size)
+        self.seek_in(&path, base, disk, (offset, size), false)
     }
 
     /// SEEK_HOLE likewise; the end of the file is a hole. `None` at or beyond the end.
     pub fn next_hole(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
         let (path, base) = self.live_file(disk);
-        self.seek_hole(&path, base, disk, offset, size)
+        self.seek_in(&path, base, disk, (offset, size), true)
     }
 
     /// Bytes that a live file of `size` bytes takes: the base's, and journaled granules that are holes in it.
     pub fn allocated(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
         let (path, base) = self.live_file(disk);
-        let journaled = self.index.scan(&path, disk, 0, size)?.filter_map(overlaid);
+        self.allocated_in(&path, base, disk, size)
+    }
+
+    /// Bytes that a file of `size` bytes takes on a path.
+    pub(crate) fn allocated_in(
+        &self,
+        path: &Path,
+        base: Option<Arc<BaseFile>>,
+        disk: DiskOrdinal,
+        size: u64,
+    ) -> Result<u64> {
+        let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
         let more = unallocated_about(journaled, &Below(base.clone()), size, STAT_RANGES_MAX)?;
         Ok(more + base.map_or(Ok(0), |base| base.allocated())?)
     }
 
-    pub(crate) fn seek_data(
+    /// The next data or the next hole of a file on a path.
+    pub(crate) fn seek_in(
         &self,
         path: &Path,
         base: Option<Arc<BaseFile>>,
         disk: DiskOrdinal,
-        offset: u64,
-        size: u64,
+        (offset, size): (u64, u64),
+        hole: bool,
     ) -> Result<Option<u64>> {
         if offset >= size {
             return Ok(None);
         }
         let overlay = self.index.scan(path, disk, offset - offset % GRANULE, size)?.filter_map(overlaid);
-        next_data(overlay, &Below(base), offset, size)
-    }
-
-    pub(crate) fn seek_hole(
-        &self,
-        path: &Path,
-        base: Option<Arc<BaseFile>>,
-        disk: DiskOrdinal,
-        offset: u64,
-        size: u64,
-    ) -> Result<Option<u64>> {
-        if offset >= size {
-            return Ok(None);
-        }
-        let overlay = self.index.scan(path, disk, offset - offset % GRANULE, size)?.filter_map(overlaid);
-        next_hole(overlay, &Below(base), offset, size)
+        let below = Below(base);
+        if hole { next_hole(overlay, &below, offset, size) } else { next_data(overlay, &below, offset, size) }
     }
 
     fn live_file(&self, disk: DiskOrdinal) -> (Path, Option<Arc<BaseFile>>) {

@@ -10,9 +10,9 @@ use crate::format::LogState;
 use crate::group::Group;
 use crate::group::first_copy::FirstCopy;
 use crate::group::names::{Change, Names};
-use crate::group::small_file;
 use crate::group::staging::OverImage;
 use crate::history::{ChainValue, DiskSize, JumpReason};
+use crate::journal::small_file;
 use crate::vocab::{Error, Kind, Moment, Pos, Result, Token};
 use serde::{Deserialize, Serialize};
 

@@ -26,7 +26,6 @@ mod receive;
 mod roles;
 mod round;
 mod ship;
-mod small_file;
 mod space;
 mod spans;
 mod staging;

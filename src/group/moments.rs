@@ -1,10 +1,7 @@
 //! Past moments as a filesystem shows them: holes and room.
 
-use crate::base::{BaseFile, unallocated_about};
-use crate::group::content::{Below, STAT_RANGES_MAX, overlaid};
 use crate::group::{Group, MomentView};
 use crate::vocab::{DiskOrdinal, Result};
-use std::sync::Arc;
 
 impl Group {
     /// SEEK_DATA in a file of `size` bytes of a past moment.
@@ -15,10 +12,7 @@ impl Group {
         offset: u64,
         size: u64,
     ) -> Result<Option<u64>> {
-        let (path, base) = view.file(disk)?;
-        let found = self.seek_data(path, base.clone(), disk, offset, size);
-        self.not_passed(view, disk)?;
-        found
+        self.seek_of(view, disk, (offset, size), false)
     }
 
     /// SEEK_HOLE likewise.
@@ -29,8 +23,18 @@ impl Group {
         offset: u64,
         size: u64,
     ) -> Result<Option<u64>> {
+        self.seek_of(view, disk, (offset, size), true)
+    }
+
+    fn seek_of(
+        &self,
+        view: &MomentView,
+        disk: DiskOrdinal,
+        range: (u64, u64),
+        hole: bool,
+    ) -> Result<Option<u64>> {
         let (path, base) = view.file(disk)?;
-        let found = self.seek_hole(path, base.clone(), disk, offset, size);
+        let found = self.seek_in(path, base.clone(), disk, range, hole);
         self.not_passed(view, disk)?;
         found
     }
@@ -38,8 +42,6 @@ impl Group {
     /// Bytes that a file of a past moment takes.
     pub fn allocated_of(&self, view: &MomentView, disk: DiskOrdinal, size: u64) -> Result<u64> {
         let (path, base) = view.file(disk)?;
-        let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
-        let more = unallocated_about(journaled, &Below(base.clone()), size, STAT_RANGES_MAX)?;
-        Ok(more + base.as_ref().map_or(Ok(0), |base: &Arc<BaseFile>| base.allocated())?)
+        self.allocated_in(path, base.clone(), disk, size)
     }
 }

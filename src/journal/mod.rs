@@ -27,6 +27,7 @@ mod mend;
 mod read;
 mod recover;
 mod segment;
+pub(crate) mod small_file;
 
 pub use append::{Appended, AppendedBatch, NewRecord};
 pub use checkpoint_file::CheckpointFile;

@@ -14,7 +14,7 @@ use crate::site::replication::{Operations, Replication as Engine, ReplicationOpt
 use crate::site::requests::Requests;
 use crate::site::start::Openings;
 use crate::site::store::{Moved, OpenFor, Store};
-use crate::vocab::{Error, GroupId, Kind, Result, Token, VmId};
+use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -278,25 +278,34 @@ impl Site {
             return Err(Error::new(Kind::Exists, format!("there is a VM {name} already")));
         }
         let group = Group::create(self.parts.clone(), GroupId(self.entropy.random_128()))?;
+        let id = VmId(self.entropy.random_128());
+        self.enter_vm(&mut vms, (id, name, single), group, None)
+    }
+
+    /// A VM with its group and, at a target, the peer that it comes from: durable, then known.
+    pub(super) fn enter_vm(
+        &self,
+        vms: &mut BTreeMap<String, Arc<Vm>>,
+        (id, name, single): (VmId, &str, bool),
+        group: Arc<Group>,
+        peer: Option<StoreId>,
+    ) -> Result<Arc<Vm>> {
         let object = VmObject {
-            id: VmId(self.entropy.random_128()),
+            id,
             name: name.to_owned(),
             single,
             group: group.id(),
             created: self.clock.wall_ns(),
             made_by: None,
         };
-        let of_one = GroupObject {
-            id: group.id(),
-            name: None,
-            vms: vec![object.id],
-            peer: None,
-            role_hint: None,
-            policy: None,
-        };
+        let of_one =
+            GroupObject { id: group.id(), name: None, vms: vec![id], peer, role_hint: None, policy: None };
         self.store.catalog().put(&of_one)?;
         self.store.catalog().put(&object)?;
         let vm = Arc::new(Vm::of(&object, &self.parts));
+        if peer.is_some() {
+            *vm.peer.lock() = peer;
+        }
         *vm.group.lock() = Some(group);
         vms.insert(name.to_owned(), vm.clone());
         Ok(vm)

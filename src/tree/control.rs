@@ -17,12 +17,12 @@ use crate::site::commands::{Caller, REQUEST_ID};
 use crate::site::requests::Seen;
 use crate::tree::controls::To;
 use crate::tree::handles::{Meaning, Open, What};
-use crate::tree::host::{Host, Item, Numbers};
+use crate::tree::host::{Host, Numbers, item};
 use crate::tree::node::{CONTROL, KIND_OPEN, Node, VmFile, Whose};
 use crate::tree::ops::{Answer, Completion, Errno, Request};
 use crate::tree::text::{control_sheet, outcome_sheet};
 use crate::tree::tree::{Tree, failed};
-use crate::vocab::{DiskId, EpochId, VmId};
+use crate::vocab::{DiskId, EpochId};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -123,10 +123,6 @@ impl Tree {
     pub(super) fn control_text(&self, node: &Node) -> Answer<Vec<u8>> {
         shown(&*self.host, node).map(String::into_bytes)
     }
-}
-
-fn item(host: &dyn Host, vm: VmId) -> Answer<Arc<dyn Item>> {
-    host.vms().into_iter().find(|item| item.id() == vm).ok_or(Errno::ESTALE)
 }
 
 /// The verb of a file; a job has one file for all of its verbs, and the line begins with one.

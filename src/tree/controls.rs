@@ -67,6 +67,8 @@ pub trait Controls: Send + Sync {
     fn peers(&self) -> Vec<(PeerReport, PeerStatus)>;
     /// All jobs that are kept, oldest first.
     fn jobs(&self) -> Vec<Job>;
+    /// The job with this id.
+    fn job(&self, id: &str) -> Option<Job>;
     /// Bytes of a job's log.
     fn job_log(&self, id: &str, offset: u64, max: usize) -> Result<Vec<u8>>;
     /// What happened.
@@ -193,6 +195,11 @@ impl Controls for Site {
             job.command = typed(&job.command).to_owned();
         }
         jobs
+    }
+
+    fn job(&self, id: &str) -> Option<Job> {
+        // An id has one way to be written.
+        self.jobs().get(id).filter(|job| job.id == id)
     }
 
     fn job_log(&self, id: &str, offset: u64, max: usize) -> Result<Vec<u8>> {

@@ -8,6 +8,7 @@ use crate::site::requests::Requests;
 use crate::site::start::Openings;
 use crate::site::{Site, Vm};
 use crate::tree::controls::Controls;
+use crate::tree::ops::{Answer, Errno};
 use crate::vocab::{Error, Kind, Result, VmId};
 use std::ffi::OsStr;
 use std::sync::Arc;
@@ -91,6 +92,11 @@ impl Item for Vm {
     fn group(&self) -> Result<Arc<Group>> {
         self.group()
     }
+}
+
+/// The VM with this identity; ESTALE if it is gone.
+pub(super) fn item(host: &dyn Host, vm: VmId) -> Answer<Arc<dyn Item>> {
+    host.vms().into_iter().find(|item| item.id() == vm).ok_or(Errno::ESTALE)
 }
 
 /// The site's own VM behind an item.

@@ -93,7 +93,7 @@ pub(super) fn children<'a>(
 impl Tree {
     /// The VM with this identity.
     pub(super) fn item(&self, vm: VmId) -> Answer<Arc<dyn Item>> {
-        self.host.vms().into_iter().find(|item| item.id() == vm).ok_or(Errno::ESTALE)
+        crate::tree::host::item(&*self.host, vm)
     }
 
     /// A file that a process before this one or a listing named.

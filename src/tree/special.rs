@@ -78,7 +78,7 @@ impl Tree {
 
     /// A job that is kept.
     pub(super) fn job(&self, id: &str) -> Answer<crate::protection::job::Job> {
-        self.host.controls().jobs().into_iter().find(|job| job.id == id).ok_or(Errno::ENOENT)
+        self.host.controls().job(id).ok_or(Errno::ENOENT)
     }
 
     /// The peer that is meant.

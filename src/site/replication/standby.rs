@@ -2,7 +2,7 @@
 
 use crate::group::{Group, GroupParts};
 use crate::site::names::check_vm;
-use crate::site::objects::{GroupObject, VmObject};
+use crate::site::objects::GroupObject;
 use crate::site::{Site, Vm};
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, VmId};
 use std::sync::Arc;
@@ -48,28 +48,6 @@ impl Site {
             return Err(Error::refused("name-taken", format!("there is a VM {name} already")));
         }
         let made = make(self.parts.clone(), group)?;
-        let object = VmObject {
-            id,
-            name: name.to_owned(),
-            single,
-            group,
-            created: self.clock.wall_ns(),
-            made_by: None,
-        };
-        let of_one = GroupObject {
-            id: group,
-            name: None,
-            vms: vec![id],
-            peer: Some(peer),
-            role_hint: None,
-            policy: None,
-        };
-        self.store.catalog().put(&of_one)?;
-        self.store.catalog().put(&object)?;
-        let vm = Arc::new(Vm::of(&object, &self.parts));
-        *vm.peer.lock() = Some(peer);
-        *vm.group.lock() = Some(made);
-        vms.insert(name.to_owned(), vm.clone());
-        Ok(vm)
+        self.enter_vm(&mut vms, (id, name, single), made, Some(peer))
     }
 }

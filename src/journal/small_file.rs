@@ -1,4 +1,4 @@
-//! Small files of a group that are replaced as a whole: `<crc32c of the rest, 8 hex digits>\n<JSON>`.
+//! Small files of a group or a log that are replaced as a whole: `<crc32c of the rest, 8 hex digits>\n<JSON>`.
 
 use crate::seam::{Access, Storage};
 use crate::vocab::{Error, Kind, Result};
