@@ -2,7 +2,8 @@
 //!
 //! In order, and the order is what keeps every view right at every instant of a crash:
 //!
-//! O1. The target is durable in the log.
+//! O1. The target is durable in the log, and has entered (L2 of `line`): a record that is in the log but not yet in
+//!     the index would be passed over, and its bytes would be nowhere.
 //! O2. A checkpoint says `floor := target`; then the bases are written and synced; then a checkpoint says
 //!     `base := target`. Between the two the file may hold either, and only moments at or above the target are
 //!     read from it.
@@ -39,11 +40,20 @@ impl Group {
         let mut done = self.finish_torn()?;
         let durable =
             if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
-        let target = limit.unwrap_or(LogPlace { log: self.log.id(), pos: self.log.batch_end(durable) });
-        self.move_bases(target, &mut done)?;
+        self.move_bases(self.target(limit, durable), &mut done)?;
         done.freed = self.free_below()?;
         self.count_room()?;
         Ok(done)
+    }
+
+    /// O1: the limit, as far as the log is durable and has entered.
+    fn target(&self, limit: Option<LogPlace>, durable: Pos) -> LogPlace {
+        let unindexed = left_out("O1: rounds go no further than the index");
+        let entered = if unindexed { durable } else { self.entered().1 };
+        match limit {
+            Some(limit) if limit.log != self.log.id() || limit.pos <= entered => limit,
+            _ => LogPlace { log: self.log.id(), pos: self.log.batch_end(durable.min(entered)) },
+        }
     }
 
     /// O3.

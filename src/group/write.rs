@@ -3,6 +3,7 @@
 use crate::format::{FLAG_FLUSH, RecordEntry};
 use crate::group::group::{Counters, Group, Reply};
 use crate::group::left_out;
+use crate::group::line::between;
 use crate::group::names::{Change, Fact};
 use crate::group::queue::{Gate, Op, Pending, Queue, Queued};
 use crate::index::{BatchRow, Content, Entry, OPEN_PIECES_MAX, SegmentMeta};
@@ -220,6 +221,7 @@ impl Group {
             self.durable_ns.store(took / batches.len().max(1) as u64, Ordering::Relaxed);
             Counters::add(&self.counters.durable_batches, batches.len() as u64);
         }
+        between("appended");
         self.enter_index(&new, &batches)?;
         let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
         Counters::add(&self.counters.records, records.len() as u64);

@@ -9,6 +9,7 @@ mod model;
 mod people;
 mod pressure;
 mod readers;
+mod rounds;
 mod schedule;
 mod site;
 mod sites;
