@@ -5,6 +5,8 @@
 //!     there; else that of the moment before its first record, wherever in the log that lies: a target goes on with an
 //!     epoch after it was a writer itself and took that back.
 //! C6. A value of any moment is recomputed from the begin of its segment.
+//! C7. The chain comes to the place that it was asked for, or that is damage. Places tell, not seqs: where a decision
+//!     was taken back the newest record lies on a branch, and its seq says nothing of the head's.
 
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
@@ -44,6 +46,11 @@ impl Group {
             })?;
             chain.place = batch.end();
             (chain.moment, chain.value) = (at.moment, at.value);
+        }
+        let end = self.log.batch_end(to);
+        if chain.place < end {
+            let what = format!("the chain ends at {}, place {} of {end}", at.moment, chain.place);
+            return Err(Error::new(Kind::Damaged, what));
         }
         if let Some(jump) = chain.jumps.get(&chain.place) {
             at = *jump;

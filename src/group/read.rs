@@ -1,9 +1,13 @@
 //! Reading the head and any other moment.
+//!
+//! V1. A moment is held if every base lies on its path, also those of files that it doesn't have: a line that went on
+//!     from there would give their ordinals anew, above bytes of another line.
 
 use crate::base::BaseFile;
 use crate::format::Span;
 use crate::group::Group;
-use crate::group::group::Core;
+use crate::group::group::{BasePlace, Core};
+use crate::group::left_out;
 use crate::group::line::{anchored, whole_log};
 use crate::group::names::Names;
 use crate::index::{Interval, Path};
@@ -70,6 +74,9 @@ impl Group {
         self.refresh_spans(&mut core);
         let moment = core.table.norm(moment)?;
         let path = self.path_of(&core, moment)?;
+        if !left_out("V1: every base lies on the path of a moment") && base_beside(&core, &path).is_some() {
+            return Err(passed(moment));
+        }
         let names = self.names.lock().at(&path);
         let mut files = HashMap::new();
         for disk in names.files.keys() {
@@ -160,6 +167,14 @@ impl Group {
         }
         Ok(Pos(batch.place(&batch.records[at]).0 + 1))
     }
+}
+
+/// A file whose base, or what a round began to make of it, doesn't lie on a path.
+pub(crate) fn base_beside(core: &Core, path: &Path) -> Option<DiskOrdinal> {
+    let beside = |place: &BasePlace| {
+        [place.base, place.floor].into_iter().flatten().any(|at| anchored(path, at).is_none())
+    };
+    core.bases.iter().find(|(_, place)| beside(place)).map(|(disk, _)| *disk)
 }
 
 fn passed(moment: Moment) -> Error {

@@ -10,9 +10,10 @@ use crate::exchange::{Data, Record};
 use crate::group::chain::At;
 use crate::group::checkpoint::empty_base;
 use crate::group::group::{BasePlace, Core, Group, GroupParts};
-use crate::group::line::{anchored, between};
+use crate::group::line::between;
 use crate::group::names::Change;
 use crate::group::queue::Gate;
+use crate::group::read::base_beside;
 use crate::history::{ChainValue, Event, Row};
 use crate::journal::NewRecord;
 use crate::seam::Durability;
@@ -105,16 +106,9 @@ impl Group {
             return Ok(());
         }
         let path = self.path_of(core, after)?;
-        for (disk, place) in &core.bases {
-            for at in [place.base, place.floor].into_iter().flatten() {
-                if anchored(&path, at).is_none() {
-                    let what = format!("the base of file {disk} has passed {after}");
-                    return Err(Error::new(Kind::Conflict, what)
-                        .advice("Only a copy brings this site there; see `gaps` afterwards"));
-                }
-            }
-        }
-        Ok(())
+        let Some(disk) = base_beside(core, &path) else { return Ok(()) };
+        Err(Error::new(Kind::Conflict, format!("the base of file {disk} has passed {after}"))
+            .advice("Only a copy brings this site there; see `gaps` afterwards"))
     }
 
     /// Rows and withdrawals heard from the peer become lines of the history.

@@ -5,6 +5,7 @@
 //! any time, while the base moves.
 
 mod checkpoint;
+mod lines;
 mod model;
 mod people;
 mod pressure;

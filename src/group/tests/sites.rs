@@ -82,7 +82,8 @@ impl World {
                 Output::Close { name, text } => {
                     self.tell(|| format!("site {site} closes: {name}: {text}"));
                     if name == "damaged" && self.sites[site].device.has_power() {
-                        return Err(format!("site {site} closes: {name}: {text}"));
+                        let layout = self.sites[site].group.layout();
+                        return Err(format!("site {site} closes: {name}: {text}\n{layout}"));
                     }
                     if name == "corruption" && !self.flipped {
                         return Err(format!("site {site} closes: {name}: {text}"));
