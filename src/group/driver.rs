@@ -515,7 +515,10 @@ impl Driver {
             // What became durable meanwhile waits.
         } else if durable >= end {
             self.durable = head;
-        } else if !target && let Ok(at) = self.group.follow_chain(durable) {
+        } else if !target
+            && let Ok(at) = self.group.follow_chain(durable)
+            && self.group.chain_place() <= durable
+        {
             // Writers that never pause: what their last sync covers.
             // Not beyond what readers find.
             self.durable = if at.moment.seq < head.seq { at.moment } else { head };
