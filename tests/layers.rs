@@ -101,6 +101,29 @@ fn fuser_is_known_to_the_adapter_and_the_mount_only() {
     assert!(users.len() <= 2, "only two files may know fuser: {users:?}");
 }
 
+/// A rule that can be left out is left out by a test, which names it.
+#[test]
+fn every_switch_has_a_test() {
+    let is_test = |f: &PathBuf| f.ends_with("tests.rs") || f.components().any(|c| c.as_os_str() == "tests");
+    let (tests, code): (Vec<_>, Vec<_>) = sources().into_iter().partition(is_test);
+    let tests: String = tests.iter().map(|f| fs::read_to_string(f).unwrap()).collect();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for file in code {
+        let text = fs::read_to_string(&file).unwrap();
+        for rest in text.split("left_out(").skip(1) {
+            let Some(rule) = rest.trim_start().strip_prefix('"').and_then(|r| r.split('"').next()) else {
+                continue;
+            };
+            seen += 1;
+            if !tests.contains(&format!("\"{rule}\"")) {
+                wrong.push(format!("{}: no test leaves this out: {rule}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 40, "only {seen} switches were found");
+}
+
 /// The test must be able to fail: a room's index grows upwards and an unknown room is none.
 #[test]
 fn rooms_are_told_from_paths() {

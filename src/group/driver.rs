@@ -12,6 +12,7 @@ use crate::exchange::{
 use crate::group::Group;
 use crate::group::chain::At;
 use crate::group::copy::Copying;
+use crate::group::left_out;
 use crate::group::queue::Gate;
 use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
@@ -513,7 +514,7 @@ impl Driver {
         let target = self.group.gate() == Gate::Target;
         if self.held {
             // What became durable meanwhile waits.
-        } else if durable >= end {
+        } else if durable >= end || left_out("D3: only what is durable is shipped") {
             self.durable = head;
         } else if !target
             && let Ok(at) = self.group.follow_chain(durable)

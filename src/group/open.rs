@@ -1,10 +1,11 @@
 //! Making a group, and opening one: recovery of everything from checkpoint, history, logs and index.
 
-use crate::format::{Checkpoint, Span};
+use crate::format::{Checkpoint, FileState, Span};
 use crate::group::chain::At;
 use crate::group::checkpoint::{mend_history, read_names};
 use crate::group::epoch::Begin;
 use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupParts};
+use crate::group::left_out;
 use crate::group::line::{Live, whole_log};
 use crate::group::logs::{StagedLog, open_staged};
 use crate::group::names::{Change, Fact, NameLog, Names};
@@ -158,8 +159,10 @@ impl Group {
                 _ => {}
             }
         }
+        let lost = left_out("O2: the floor outlives a restart");
+        let floor = |f: &FileState| if lost { f.base } else { f.floor };
         let bases =
-            checkpoint.files.iter().map(|f| (f.disk, BasePlace { base: f.base, floor: f.floor })).collect();
+            checkpoint.files.iter().map(|f| (f.disk, BasePlace { base: f.base, floor: floor(f) })).collect();
         let core = Core {
             checkpoints,
             scan: state.clone(),

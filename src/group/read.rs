@@ -2,6 +2,9 @@
 //!
 //! V1. A moment is held if every base lies on its path, also those of files that it doesn't have: a line that went on
 //!     from there would give their ordinals anew, above bytes of another line.
+//! V4. A path ends with its moment's record.
+//! V5. A base is read for moments at or above its floor only. Who holds a view while a round passes it is told so.
+//! V6. The path of a view is cut where its base stands: what a log still has of that is not looked at.
 
 use crate::base::BaseFile;
 use crate::format::Span;
@@ -84,7 +87,9 @@ impl Group {
             let cut = match place {
                 Some(place) => {
                     let on = |p: Option<crate::vocab::LogPlace>| p.and_then(|p| anchored(&path, p));
-                    match (on(place.base), on(place.floor)) {
+                    let unasked = left_out("V5: a base is read at or above its floor only");
+                    let floor = if unasked { place.base } else { place.floor };
+                    match (on(place.base), on(floor)) {
                         (Some(above), Some(_)) => above,
                         _ => return Err(passed(moment)),
                     }
@@ -124,6 +129,7 @@ impl Group {
             return Err(passed(view.moment)); // a jump replaced everything
         }
         match core.bases.get(&disk).and_then(|place| place.floor) {
+            _ if left_out("V5: a view that a round passed says so") => Ok(()),
             Some(floor) if anchored(path, floor).is_none() => Err(passed(view.moment)),
             _ => Ok(()),
         }
@@ -143,7 +149,9 @@ impl Group {
     }
 
     pub(crate) fn path_of(&self, core: &Core, moment: Moment) -> Result<Path> {
-        core.spans.path(&core.table, moment, None, |span, seq| self.end_of(span, seq))
+        core.spans.path(&core.table, moment, None, |span, seq| {
+            if left_out("V4: a path ends with its moment") { Ok(span.to) } else { self.end_of(span, seq) }
+        })
     }
 
     /// The place behind a record: between two batches the end of the earlier one, so that a place has one name.

@@ -8,7 +8,9 @@
 //!     `base := target`. Between the two the file may hold either, and only moments at or above the target are
 //!     read from it.
 //! O3. A round that was torn is done again to the same target before anything else.
-//! O4. Segments are freed only below every base, and after a list and a checkpoint without them (J9).
+//! O4. Segments are freed, and versions leave the index, only below every base; segments after a list and a
+//!     checkpoint without them (J9).
+//! O5. A base has the length that its file has at the target.
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
@@ -38,8 +40,9 @@ impl Group {
     pub fn round(&self, limit: Option<LogPlace>) -> Result<RoundDone> {
         let _work = self.work.lock();
         let mut done = self.finish_torn()?;
-        let durable =
-            if left_out("rounds go no further than D") { self.log.end() } else { self.log.sync()? };
+        let late = left_out("O1: the journal is synced before a base is written");
+        let unsynced = late || left_out("rounds go no further than D");
+        let durable = if unsynced { self.log.end() } else { self.log.sync()? };
         self.move_bases(self.target(limit, durable), &mut done)?;
         done.freed = self.free_below()?;
         self.count_room()?;
@@ -58,6 +61,9 @@ impl Group {
 
     /// O3.
     fn finish_torn(&self) -> Result<RoundDone> {
+        if left_out("O3: a torn round is done again") {
+            return Ok(RoundDone::default());
+        }
         let torn: Vec<(DiskOrdinal, BasePlace)> =
             self.core.lock().bases.iter().filter(|(_, p)| p.base != p.floor).map(|(d, p)| (*d, *p)).collect();
         let mut done = RoundDone::default();
@@ -101,6 +107,9 @@ impl Group {
         for (disk, from) in &moved {
             self.write_base(*disk, *from, target, false, done)?;
         }
+        if left_out("O1: the journal is synced before a base is written") {
+            self.log.sync()?;
+        }
         let mut core = self.core.lock();
         for (disk, _) in &moved {
             core.bases.insert(*disk, BasePlace { base: Some(target), floor: Some(target) });
@@ -124,7 +133,8 @@ impl Group {
         };
         let Some(until) = path.until(to.log, to.pos) else { return Ok(()) };
         let Some(between) = anchored(&until, from) else { return Ok(()) };
-        let size = self.names.lock().at(&until).files.get(&disk).map(|f| f.size);
+        let short = left_out("O5: a base has the length of the target");
+        let size = self.names.lock().at(if short { &path } else { &until }).files.get(&disk).map(|f| f.size);
         let Some(size) = size else { return self.drop_base(disk) };
         let base = self.base_for_writing(disk, size)?;
         for attempt in 0..3 {
@@ -216,7 +226,11 @@ impl Group {
             let mut core = self.core.lock();
             let path = self.head_path(&mut core)?;
             let places = core.bases.values().flat_map(|p| [p.base, p.floor]).flatten();
-            let lowest = places.reduce(|a, b| self.earlier(&path, a, b));
+            let lowest = if left_out("O4: segments are freed only below every base") {
+                Some(LogPlace { log: self.log.id(), pos: self.log.end() })
+            } else {
+                places.reduce(|a, b| self.earlier(&path, a, b))
+            };
             let Some(edge) = lowest else { return Ok(0) };
             (edge, path)
         };
@@ -231,13 +245,22 @@ impl Group {
             return Ok(staged);
         }
         self.names.lock().advance(&path, edge, |_| false);
-        self.full_checkpoint(false)?;
+        let unsaid = left_out("O4: segments are freed after a checkpoint without them");
+        if !unsaid {
+            self.full_checkpoint(false)?;
+        }
         // The scan may begin before the last segment.
         let scan = self.core.lock().scan.scan_start;
-        let free: Vec<Pos> = free.into_iter().filter(|s| *s < scan).collect();
-        self.log.write_list_without(&free)?;
+        let free: Vec<Pos> = free.into_iter().filter(|s| unsaid || *s < scan).collect();
+        if !left_out("O4: segments are freed after a list without them") {
+            self.log.write_list_without(&free)?;
+        }
         let kept = self.log.segments().iter().map(|s| s.start).find(|s| !free.contains(s));
-        self.index.drop_below(self.log.id(), kept.unwrap_or(main))?;
+        let mut gone = kept.unwrap_or(main);
+        if left_out("O4: versions leave the index only below every base") {
+            gone = self.log.end();
+        }
+        self.index.drop_below(self.log.id(), gone)?;
         Ok(staged + self.log.release(&free)?)
     }
 }

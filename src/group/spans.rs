@@ -4,8 +4,10 @@
 //!     goes on with one after it was a writer itself and took that back.
 //! P5. Spans are written with each checkpoint and extended by the scan. They outlive the segments, so that a path
 //!     can be named whose begin the base has swallowed.
+//! P6. Behind a jump a path goes on at the moment that the jump came from, wherever that lies.
 
 use crate::format::Span;
+use crate::group::left_out;
 use crate::history::{Table, TableError};
 use crate::index::{Interval, Path};
 use crate::vocab::{EpochId, Error, Kind, LogId, Moment, Pos, Result, Seq};
@@ -107,6 +109,7 @@ impl Spans {
                 None => intervals.push(Interval { log: span.log, from: span.from, to }),
             }
             at = match &span.jump {
+                Some(_) if left_out("P6: a path goes on where its jump came from") => None,
                 Some(jump) => jump.from.map(|m| table.norm(m)).transpose().map_err(named)?,
                 None => table
                     .norm(Moment { epoch: span.epoch, seq: Seq(span.first_seq.0 - 1) })

@@ -1,6 +1,13 @@
 //! What a group does behind its writers: syncs, checkpoints, rounds, merges. One call does what is due.
+//!
+//! A round doesn't pass what is needed:
+//!
+//! N1. While a decision is open (a failover that isn't committed, a fenced or frozen site) there are no rounds.
+//! N2. Every moment of the window stays.
+//! N3. What the peer has not acknowledged stays, and what a copy reads.
+//! N4. The fork of a branch, or of a failover that isn't committed, stays.
 
-use crate::group::{Gate, Group, RoundDone};
+use crate::group::{Gate, Group, RoundDone, left_out};
 use crate::index::{Entry, Interval, MergeProgress};
 use crate::vocab::{Kind, LogId, LogPlace, Moment, Pos, Result};
 
@@ -116,19 +123,21 @@ impl Group {
 
     /// A round as far as the window allows.
     pub fn round_with(&self, care: Care) -> Result<RoundDone> {
-        if care.pinned {
+        if care.pinned && !left_out("N1: no rounds while a decision is open") {
             return Ok(RoundDone::default());
         }
         let window = match care.window_ns {
             None => None,
+            Some(_) if left_out("N2: no further than the window") => None,
             Some(window) => match self.edge_before(window)? {
                 Some(edge) => Some(edge),
                 None => return Ok(RoundDone::default()),
             },
         };
-        let pin = *self.pin.lock();
+        let pin = self.pin.lock().filter(|_| !left_out("N3: no further than what the peer has"));
         let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
-        let mut bounds = [window, pin, self.fork_place(care)?].into_iter().flatten();
+        let fork = if left_out("N4: no further than a fork") { None } else { self.fork_place(care)? };
+        let mut bounds = [window, pin, fork].into_iter().flatten();
         let Some(first) = bounds.next() else { return self.round(None) };
         let path = self.head_path(&mut self.core.lock())?;
         self.round(Some(bounds.fold(first, |a, b| self.earlier(&path, a, b))))

@@ -4,13 +4,17 @@
 //! at or past the last completed flush, and show exactly its image; and so must each moment inside the window, at
 //! any time, while the base moves.
 
+mod answers;
 mod checkpoint;
+mod copies;
 mod lines;
+mod losses;
 mod model;
 mod people;
 mod pressure;
 mod readers;
 mod rounds;
+mod rules;
 mod schedule;
 mod site;
 mod sites;

@@ -8,7 +8,7 @@ use crate::history::{CommitPoints, Event, Operation, RowKind, overrules};
 use crate::vocab::{EpochId, Moment, Token};
 
 impl World {
-    fn token(&mut self) -> Token {
+    pub(super) fn token(&mut self) -> Token {
         Token(self.rng.u128(..).to_le_bytes())
     }
 
@@ -59,7 +59,7 @@ impl World {
         Ok(self.powered(site, done)?.is_some())
     }
 
-    fn tell_roles(&mut self, site: usize) -> Checked {
+    pub(super) fn tell_roles(&mut self, site: usize) -> Checked {
         let now = self.now;
         let out = self.sites[site].driver.roles_changed(now);
         self.handle(site, out)

@@ -113,7 +113,7 @@ impl Site {
     }
 }
 
-fn parts_of(device: &SimDevice, clock: &SimClock, seed: u64, site: usize) -> GroupParts {
+pub(super) fn parts_of(device: &SimDevice, clock: &SimClock, seed: u64, site: usize) -> GroupParts {
     GroupParts { store_id: store(site), clock: Arc::new(clock.clone()), ..parts(device, seed) }
 }
 

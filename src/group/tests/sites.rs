@@ -229,7 +229,7 @@ impl World {
         self.model.order.push(head);
     }
 
-    fn operate(&mut self, site: usize, add: bool) -> Checked {
+    pub(super) fn operate(&mut self, site: usize, add: bool) -> Checked {
         let group = self.group(site);
         if !matches!(group.gate(), Gate::Open { .. }) {
             return Ok(());

@@ -5,6 +5,7 @@
 //! completed flush; a log without rot is never called damaged, one with rot in what was durable always is.
 
 mod power;
+mod room;
 
 use crate::journal::{Log, LogIdentity, LogParts};
 use crate::seam::{Room, SimClock, SimDevice, SimEntropy};
