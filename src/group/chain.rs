@@ -23,7 +23,8 @@ pub(crate) struct At {
 }
 
 impl Group {
-    /// Lets the chain follow the log up to `to`. Returns where it stands.
+    /// Lets the chain follow the log up to `to`. Returns where it stands: there, or behind it if somebody asked for more
+    /// before.
     pub(crate) fn follow_chain(&self, to: Pos) -> Result<At> {
         let mut chain = self.chain.lock();
         let mut at = At { moment: chain.moment, value: chain.value };

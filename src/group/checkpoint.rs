@@ -39,6 +39,7 @@ impl Group {
         between("checkpoint: index");
         self.write_ranges()?;
         self.follow_chain(durable)?;
+        self.write_chain()?;
         scan.scan_chain = self.log.start_chain(scan.scan_start);
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);

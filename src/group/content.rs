@@ -10,7 +10,6 @@
 use crate::base::{BaseFile, Holes, Overlaid, next_data, next_hole, unallocated_about};
 use crate::group::Group;
 use crate::group::group::Reply;
-use crate::group::line::LiveFile;
 use crate::group::queue::Op;
 use crate::index::{Content, Extent, Path, Source};
 use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
@@ -51,20 +50,17 @@ impl Group {
     /// SEEK_DATA in a live file of `size` bytes, exact to granules of 4096 bytes. `None` if there is no data at or
     /// after `offset`.
     pub fn next_data(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
-        let (path, base) = self.live_file(disk);
-        self.seek_in(&path, base, disk, (offset, size), false)
+        self.at_head(disk, |path, base| self.seek_in(path, base, disk, (offset, size), false))
     }
 
     /// SEEK_HOLE likewise; the end of the file is a hole. `None` at or beyond the end.
     pub fn next_hole(&self, disk: DiskOrdinal, offset: u64, size: u64) -> Result<Option<u64>> {
-        let (path, base) = self.live_file(disk);
-        self.seek_in(&path, base, disk, (offset, size), true)
+        self.at_head(disk, |path, base| self.seek_in(path, base, disk, (offset, size), true))
     }
 
     /// Bytes that a live file of `size` bytes takes: the base's, and journaled granules that are holes in it.
     pub fn allocated(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
-        let (path, base) = self.live_file(disk);
-        self.allocated_in(&path, base, disk, size)
+        self.at_head(disk, |path, base| self.allocated_in(path, base, disk, size))
     }
 
     /// Bytes that a file of `size` bytes takes on a path.
@@ -95,14 +91,6 @@ impl Group {
         let overlay = self.index.scan(path, disk, offset - offset % GRANULE, size)?.filter_map(overlaid);
         let below = Below(base);
         if hole { next_hole(overlay, &below, offset, size) } else { next_data(overlay, &below, offset, size) }
-    }
-
-    fn live_file(&self, disk: DiskOrdinal) -> (Path, Option<Arc<BaseFile>>) {
-        let live = self.live.read().clone();
-        match live.files.get(&disk) {
-            Some(LiveFile { path, base }) => (path.clone(), base.clone()),
-            None => (live.path.clone(), None),
-        }
     }
 
     /// The main log and the place behind its newest record: equal as long as nothing was appended.

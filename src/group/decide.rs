@@ -10,7 +10,7 @@ impl Group {
     /// Closes the gate and waits until what had entered is appended. Nothing enters after it (G3).
     pub fn freeze(&self, gate: Gate) {
         let mut queue = self.queue.lock();
-        queue.gate = gate;
+        queue.set_gate(gate);
         while queue.appending {
             self.idle.wait(&mut queue);
         }
@@ -18,12 +18,17 @@ impl Group {
 
     /// Opens the gate for writers; an epoch is begun before their first record.
     pub fn thaw(&self) {
-        self.queue.lock().gate = Gate::Open { begun: false };
+        self.queue.lock().set_gate(Gate::Open { begun: false });
     }
 
     /// Who may write now.
     pub fn gate(&self) -> Gate {
         self.queue.lock().gate
+    }
+
+    /// Who may write now, or will once a failure is mended.
+    pub(crate) fn wanted_gate(&self) -> Gate {
+        self.queue.lock().wanted()
     }
 
     /// Goes on from `moment` as a writer: the row is the decision, and it is durable when this returns. What lay
@@ -39,10 +44,10 @@ impl Group {
         overrules: Option<EpochId>,
     ) -> Result<Moment> {
         let _work = self.work.lock();
-        let before = self.gate();
+        let before = self.wanted_gate();
         self.freeze(Gate::Frozen);
         let decided = self.decide_frozen(moment, kind, op, overrules);
-        self.queue.lock().gate = if decided.is_ok() { Gate::Open { begun: true } } else { before };
+        self.queue.lock().set_gate(if decided.is_ok() { Gate::Open { begun: true } } else { before });
         decided
     }
 

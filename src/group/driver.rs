@@ -144,10 +144,8 @@ impl Driver {
         self.linked = false;
         self.todo.clear();
         self.waiting.clear();
-        // What came so far needs not come again.
-        if self.copy.as_mut().is_some_and(|copy| copy.sync(&self.group).is_err()) {
-            self.copy = None;
-        }
+        // What came so far needs not come again, if it is durable; its file says what is.
+        let _ = self.sync_copy();
         self.step(now_ns, Event::Disconnected)
     }
 
@@ -420,7 +418,7 @@ impl Driver {
             return Err(e);
         }
         if copy.unsynced() >= COPY_SYNC_BYTES {
-            copy.sync(&group)?;
+            self.sync_copy()?;
             self.waiting.clear();
             return Ok(Some(Event::Appended(ticket))); // the newest ticket covers the earlier ones
         }
@@ -438,13 +436,18 @@ impl Driver {
             .ok_or_else(|| Error::new(Kind::Conflict, "something of a copy came, and none is under way"))
     }
 
+    /// After a failure nothing is taken for durable that a later sync didn't write: the copy goes on from what its file
+    /// says.
+    fn sync_copy(&mut self) -> Result<()> {
+        let Some(copy) = &mut self.copy else { return Ok(()) };
+        copy.sync(&self.group).inspect_err(|_| self.copy = None)
+    }
+
     /// A copy that waits is made durable, and says so.
     fn flush_copy(&mut self) -> Result<Option<Event>> {
         let Some(last) = self.waiting.pop() else { return Ok(None) };
         self.waiting.clear();
-        if let Some(copy) = &mut self.copy {
-            copy.sync(&self.group)?;
-        }
+        self.sync_copy()?;
         Ok(Some(Event::Appended(last)))
     }
 
@@ -508,7 +511,7 @@ impl Driver {
         value.map(|v| (head, v)).ok_or_else(|| Error::new(Kind::Damaged, format!("no chain value at {head}")))
     }
 
-    fn standing(&mut self) -> Standing {
+    pub(super) fn standing(&mut self) -> Standing {
         let (head, end) = self.group.standing();
         let durable = self.group.log.durable();
         let target = self.group.gate() == Gate::Target;

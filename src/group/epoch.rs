@@ -5,6 +5,7 @@
 
 use crate::group::Group;
 use crate::group::group::Core;
+use crate::group::left_out;
 use crate::group::line::between;
 use crate::group::names::Names;
 use crate::group::queue::Gate;
@@ -48,7 +49,12 @@ impl Group {
             &mut core,
             Begin { fork, kind: RowKind::Open, op: Token::NONE, overrules: None, names: None },
         )?;
-        self.queue.lock().gate = Gate::Open { begun: true };
+        // G3: whoever closed the gate meanwhile waits for this append only.
+        let mut queue = self.queue.lock();
+        if queue.gate == (Gate::Open { begun: false }) || left_out("G3: a gate that was closed stays closed")
+        {
+            queue.gate = Gate::Open { begun: true };
+        }
         Ok(())
     }
 

@@ -88,7 +88,8 @@ impl Group {
             let closed = Some((to, Arc::new(names.clone())));
             let old = self.live.read().clone();
             let (path, files) = (old.path.clone(), HashMap::new());
-            *self.live.write() = Arc::new(Live { path, files, closed, generation: old.generation });
+            *self.live.write() =
+                Arc::new(Live { path, files, beside: Vec::new(), closed, generation: old.generation });
             between("the head is named");
         }
         self.publish(&mut core, Some(Arc::new(names)), true)?;

@@ -32,6 +32,8 @@ pub(crate) struct LiveFile {
 pub(crate) struct Live {
     pub(crate) path: Path,
     pub(crate) files: HashMap<DiskOrdinal, LiveFile>,
+    /// Files whose bases stand beside the path: they can't be read on it.
+    pub(crate) beside: Vec<DiskOrdinal>,
     /// Where the line is closed: its head and the names there.
     pub(crate) closed: Option<(Moment, Arc<Names>)>,
     /// Changes with each epoch and each jump.
@@ -41,7 +43,7 @@ pub(crate) struct Live {
 impl Live {
     /// Before anything is known.
     pub(crate) fn empty(path: Path) -> Self {
-        Self { path, files: HashMap::new(), closed: None, generation: 0 }
+        Self { path, files: HashMap::new(), beside: Vec::new(), closed: None, generation: 0 }
     }
 }
 
@@ -126,9 +128,13 @@ impl Group {
             None => self.head_path(core)?,
         };
         let old = self.live.read().clone();
-        let mut files = HashMap::new();
+        let (mut files, mut beside) = (HashMap::new(), Vec::new());
         for (disk, place) in &core.bases {
-            let Some(above) = place.base.and_then(|base| anchored(&path, base)) else { continue };
+            let Some(stands) = place.base else { continue };
+            let Some(above) = anchored(&path, stands) else {
+                beside.push(*disk);
+                continue;
+            };
             let base = match old.files.get(disk).and_then(|f| f.base.clone()) {
                 Some(file) => Some(file),
                 None => self.open_base(*disk)?,
@@ -138,7 +144,7 @@ impl Group {
         let closed = head.map(|head| (head, names.unwrap_or_else(|| Arc::new(self.names.lock().at(&path)))));
         let mut live = self.live.write();
         let generation = live.generation + u64::from(another);
-        *live = Arc::new(Live { path, files, closed, generation });
+        *live = Arc::new(Live { path, files, beside, closed, generation });
         Ok(())
     }
 
@@ -148,15 +154,19 @@ impl Group {
         let head = self.entered().0;
         let path = self.path_of(core, head)?;
         let old = self.live.read().clone();
-        let mut files = HashMap::with_capacity(old.files.len());
+        let (mut files, mut beside) = (HashMap::with_capacity(old.files.len()), Vec::new());
         for (disk, place) in &core.bases {
-            let Some(above) = place.base.and_then(|base| anchored(&path, base)) else { continue };
+            let Some(stands) = place.base else { continue };
+            let Some(above) = anchored(&path, stands) else {
+                beside.push(*disk);
+                continue;
+            };
             let base = old.files.get(disk).and_then(|f| f.base.clone());
             files.insert(*disk, LiveFile { path: above, base });
         }
         let mut live = self.live.write();
         let generation = live.generation;
-        *live = Arc::new(Live { path, files, closed: Some((head, names)), generation });
+        *live = Arc::new(Live { path, files, beside, closed: Some((head, names)), generation });
         Ok(())
     }
 }

@@ -40,7 +40,9 @@ impl Group {
         self.missing.store(mended == Mended::Missing, Ordering::Release);
         if mended == Mended::Whole {
             let mut queue = self.queue.lock();
-            if let Some(gate) = queue.stopped_from.take() {
+            if queue.gate == Gate::Stopped
+                && let Some(gate) = queue.stopped_from.take()
+            {
                 queue.gate = gate;
                 tracing::warn!(group = %self.id().short(), "goes on after a failed sync; nothing is missing");
             }
@@ -53,7 +55,11 @@ impl Group {
         if matches!(self.mend(), Ok(Mended::Whole)) && !self.is_poisoned() {
             return Ok(self.log.durable());
         }
-        self.queue.lock().stop();
+        let mut queue = self.queue.lock();
+        if !self.is_poisoned() {
+            return Ok(self.log.durable()); // mended by another meanwhile
+        }
+        queue.stop();
         Err(error)
     }
 

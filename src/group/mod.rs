@@ -13,6 +13,7 @@ mod flush;
 mod group;
 mod line;
 mod logs;
+mod marks;
 mod mend;
 mod moments;
 mod names;

@@ -33,15 +33,11 @@ impl Group {
         range: (u64, u64),
         hole: bool,
     ) -> Result<Option<u64>> {
-        let (path, base) = view.file(disk)?;
-        let found = self.seek_in(path, base.clone(), disk, range, hole);
-        self.not_passed(view, disk)?;
-        found
+        self.at_moment(view, disk, |path, base| self.seek_in(path, base, disk, range, hole))
     }
 
     /// Bytes that a file of a past moment takes.
     pub fn allocated_of(&self, view: &MomentView, disk: DiskOrdinal, size: u64) -> Result<u64> {
-        let (path, base) = view.file(disk)?;
-        self.allocated_in(path, base.clone(), disk, size)
+        self.at_moment(view, disk, |path, base| self.allocated_in(path, base, disk, size))
     }
 }

@@ -8,6 +8,7 @@ use crate::group::group::{BasePlace, ChainState, Core, Flushes, Group, GroupPart
 use crate::group::left_out;
 use crate::group::line::{Live, whole_log};
 use crate::group::logs::{StagedLog, open_staged};
+use crate::group::marks::{self, SavedChain};
 use crate::group::names::{Change, Fact, NameLog, Names};
 use crate::group::queue::{Gate, Queue};
 use crate::group::space::Space;
@@ -174,7 +175,9 @@ impl Group {
             closed: false,
         };
         let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
+        let saved = marks::read(&*parts.store, &dir, &mut report.notes);
         let group = Self::assemble(parts, id, Assembly { log, index, ranges, staged, core, names, gate });
+        group.resume_chain(saved);
         if report.damage.is_none() {
             group.settle_copies()?;
             let mut core = group.core.lock();
@@ -187,6 +190,16 @@ impl Group {
             group.queue.lock().names = group.names.lock().at(&path);
         }
         Ok((Arc::new(group), report))
+    }
+
+    /// C8: from where the checkpoint left it, if that is nearer than the begin of a segment.
+    fn resume_chain(&self, saved: Option<SavedChain>) {
+        let Some(saved) = saved else { return };
+        let mut chain = self.chain.lock();
+        chain.marks.extend(saved.marks(&self.log));
+        if let Some((place, at)) = saved.at(&self.log).filter(|(place, _)| *place > chain.place) {
+            (chain.place, chain.moment, chain.value) = (place, at.moment, at.value);
+        }
     }
 
     /// Behind a jump the log has its next seq and the chain its next value from there.

@@ -67,7 +67,7 @@ impl Group {
 
     /// Sets who may write. A group that is damaged stays stopped.
     pub fn stand(&self, gate: Gate) {
-        if self.gate() != Gate::Stopped && self.gate() != gate {
+        if self.wanted_gate() != gate {
             self.freeze(gate);
         }
     }
@@ -76,7 +76,7 @@ impl Group {
     /// stood before them, and the disks are a target's (S2). To be called again after a crash with what is left.
     pub fn withdraw(&self, epochs: &[EpochId], op: Token) -> Result<Moment> {
         let _work = self.work.lock();
-        let before = self.gate();
+        let before = self.wanted_gate();
         self.freeze(Gate::Frozen);
         let done = self.withdraw_frozen(epochs, op);
         // After the first line there is no way back: the group is no writer any more.
@@ -84,7 +84,7 @@ impl Group {
             let core = self.core.lock();
             epochs.iter().any(|epoch| core.table.is_withdrawn(*epoch))
         };
-        self.queue.lock().gate = if any { Gate::Target } else { before };
+        self.queue.lock().set_gate(if any { Gate::Target } else { before });
         done
     }
 

@@ -100,7 +100,7 @@ impl Group {
         let Some(pos) = edge else { return Ok(done.freed) };
         let edge =
             [bound, pin].into_iter().flatten().fold(LogPlace { log, pos }, |a, b| self.earlier(&path, a, b));
-        let more = self.round(Some(edge))?;
+        let more = self.round_if(Some(edge), care.lines)?;
         if more.freed > 0 {
             self.shortened.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(group = %self.id().short(), bytes = more.freed, "the window was made shorter for want of room");

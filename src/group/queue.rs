@@ -112,6 +112,20 @@ impl Gate {
 }
 
 impl Queue {
+    /// G3: who may write from now on. A queue that a failure stopped stays stopped, and has this gate once it is mended.
+    pub(crate) fn set_gate(&mut self, gate: Gate) {
+        match self.gate {
+            _ if gate == Gate::Stopped => self.stop(),
+            Gate::Stopped => self.stopped_from = self.stopped_from.map(|_| gate),
+            _ => self.gate = gate,
+        }
+    }
+
+    /// The gate, or what it will be once a failure is mended.
+    pub(crate) fn wanted(&self) -> Gate {
+        self.stopped_from.filter(|_| self.gate == Gate::Stopped).unwrap_or(self.gate)
+    }
+
     /// A failure: nobody enters until it is mended.
     pub(crate) fn stop(&mut self) {
         if self.gate != Gate::Stopped {

@@ -5,13 +5,15 @@
 //! V4. A path ends with its moment's record.
 //! V5. A base is read for moments at or above its floor only. Who holds a view while a round passes it is told so.
 //! V6. The path of a view is cut where its base stands: what a log still has of that is not looked at.
+//! V7. Whoever looks at a file while a round takes it into the base looks again: where a segment was freed between
+//!     look-up and read, and where the file had no base and has one by now, for the index forgets what lies in bases.
 
 use crate::base::BaseFile;
 use crate::format::Span;
 use crate::group::Group;
 use crate::group::group::{BasePlace, Core};
 use crate::group::left_out;
-use crate::group::line::{anchored, whole_log};
+use crate::group::line::{anchored, between, whole_log};
 use crate::group::names::Names;
 use crate::index::{Interval, Path};
 use crate::view::{Sources, read};
@@ -45,27 +47,58 @@ impl MomentView {
     }
 }
 
-/// Tries of a read whose segment was freed between look-up and read.
-const TRIES: usize = 8;
+/// Tries of a read whose segment was freed between look-up and read. The last one lets no round go on beside it: a
+/// slow reader must not meet one after the other.
+const TRIES: usize = 4;
 
 impl Group {
     /// Reads the head: `buf` is filled from `offset`, with zeros beyond what the file has.
     pub fn read_head(&self, disk: DiskOrdinal, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let mut last = None;
-        for _ in 0..TRIES {
+        self.at_head(disk, |path, base| {
+            let from = Sources { index: &self.index, payloads: self, base: base.as_deref() };
+            read(&from, path, disk, offset, buf)
+        })
+    }
+
+    /// V7. Looks at a file of the head, again where a round overtook the look.
+    pub(crate) fn at_head<T>(
+        &self,
+        disk: DiskOrdinal,
+        mut look: impl FnMut(&Path, Option<Arc<BaseFile>>) -> Result<T>,
+    ) -> Result<T> {
+        for attempt in 1.. {
+            let _work = (attempt == TRIES).then(|| self.work.lock());
             let live = self.live.read().clone();
-            let Some(file) = live.files.get(&disk) else {
-                // A file whose first record is not yet under a base: all of it is in the log.
-                let from = Sources { index: &self.index, payloads: self, base: None };
-                return read(&from, &live.path, disk, offset, buf);
+            // A file whose first record is not yet under a base: all of it is in the log.
+            let (path, base) = match live.files.get(&disk) {
+                Some(file) => (&file.path, file.base.clone()),
+                None => (&live.path, None),
             };
-            let from = Sources { index: &self.index, payloads: self, base: file.base.as_deref() };
-            match read(&from, &file.path, disk, offset, buf) {
-                Err(e) if e.kind() == Kind::NotFound => last = Some(e),
-                done => return done,
+            if live.beside.contains(&disk) {
+                let what = format!("the base of file {disk} stands beside the line that is read");
+                return Err(
+                    Error::new(Kind::Damaged, what).advice("See `health`; a copy from the peer mends it")
+                );
+            }
+            between("a read has its line");
+            let based = base.is_some();
+            let found = look(path, base);
+            if attempt == TRIES || !self.is_overtaken(&found, disk, based) {
+                return found;
             }
         }
-        Err(last.unwrap_or_else(|| Error::new(Kind::Io, "the read was overtaken again and again")))
+        Err(Error::new(Kind::Io, "the read was overtaken again and again"))
+    }
+
+    /// V7.
+    fn is_overtaken<T>(&self, found: &Result<T>, disk: DiskOrdinal, based: bool) -> bool {
+        let freed = matches!(found, Err(e) if e.kind() == Kind::NotFound);
+        let unseen = !based && !left_out("V7: a base that came meanwhile is seen") && self.has_base(disk);
+        freed || unseen
+    }
+
+    fn has_base(&self, disk: DiskOrdinal) -> bool {
+        self.live.read().files.get(&disk).is_some_and(|file| file.base.is_some())
     }
 
     /// Opens a moment.
@@ -113,11 +146,32 @@ impl Group {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<()> {
-        let (path, base) = view.file(disk)?;
-        let from = Sources { index: &self.index, payloads: self, base: base.as_deref() };
-        let done = read(&from, path, disk, offset, buf);
-        self.not_passed(view, disk)?;
-        done
+        self.at_moment(view, disk, |path, base| {
+            let from = Sources { index: &self.index, payloads: self, base: base.as_deref() };
+            read(&from, path, disk, offset, buf)
+        })
+    }
+
+    /// V7. Looks at a file of a moment. Where a round has taken into the base what lies below the moment, the moment is
+    /// cut above it anew.
+    pub(crate) fn at_moment<T>(
+        &self,
+        view: &MomentView,
+        disk: DiskOrdinal,
+        mut look: impl FnMut(&Path, Option<Arc<BaseFile>>) -> Result<T>,
+    ) -> Result<T> {
+        let mut fresh = None;
+        for attempt in 1.. {
+            let view = fresh.as_ref().unwrap_or(view);
+            let (path, base) = view.file(disk)?;
+            let found = look(path, base.clone());
+            self.not_passed(view, disk)?;
+            if attempt == TRIES || !self.is_overtaken(&found, disk, base.is_some()) {
+                return found;
+            }
+            fresh = Some(self.open_moment(view.moment)?);
+        }
+        Err(Error::new(Kind::Io, "the read was overtaken again and again"))
     }
 
     /// A view that is held doesn't keep the base: what was read is right if no round that began by then went

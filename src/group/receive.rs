@@ -53,6 +53,11 @@ impl Group {
                 self.log.begin_epoch(data.epoch, first.seq)?;
             }
         }
+        if self.log.next_seq() != first.seq {
+            let what =
+                format!("record {} doesn't follow the log, whose next is {}", first.seq, self.log.next_seq());
+            return Err(Error::new(Kind::Damaged, what));
+        }
         let zeros = zeros_for(&data.records);
         let new: Vec<NewRecord<'_>> = data.records.iter().map(|r| new_record(r, &zeros)).collect();
         let batches = self.log.append(&new, self.parts.clock.boot_ns(), Durability::Plain)?;

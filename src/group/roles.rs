@@ -62,7 +62,7 @@ impl Driver {
         let (state, _) = group.with_events(|events| states_of(events.iter().map(|(_, e)| e)));
         let state = SourceState { phase: self.roles().source, handed: state.handed };
         let was = state.phase;
-        let before = group.gate();
+        let before = group.wanted_gate();
         if !matches!(step, SourceStep::SourceAgain { .. }) {
             group.freeze(Gate::Frozen);
         }

@@ -11,6 +11,7 @@
 //! O4. Segments are freed, and versions leave the index, only below every base; segments after a list and a
 //!     checkpoint without them (J9).
 //! O5. A base has the length that its file has at the target.
+//! O6. Decisions and rounds exclude each other, and a round's limit was chosen after the newest decision.
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
@@ -38,7 +39,17 @@ impl Group {
     /// Moves every base up to `limit`, or to what is durable where that is `None`, and frees the log below.
     /// Nothing that is needed may lie below the limit: the caller knows window, views and forks.
     pub fn round(&self, limit: Option<LogPlace>) -> Result<RoundDone> {
+        self.round_if(limit, None)
+    }
+
+    /// O6. `lines`: those of the history that the caller knew when it chose the limit. A decision since then may need
+    /// what lies below it: then nothing is done, and the next turn chooses anew.
+    pub(crate) fn round_if(&self, limit: Option<LogPlace>, lines: Option<usize>) -> Result<RoundDone> {
         let _work = self.work.lock();
+        let stale = lines.is_some_and(|lines| self.core.lock().events.len() != lines);
+        if stale && !left_out("O6: a limit holds as long as no line of the history came") {
+            return Ok(RoundDone::default());
+        }
         let mut done = self.finish_torn()?;
         let late = left_out("O1: the journal is synced before a base is written");
         let unsynced = late || left_out("rounds go no further than D");
@@ -131,8 +142,12 @@ impl Group {
             let mut core = self.core.lock();
             self.head_path(&mut core)?
         };
-        let Some(until) = path.until(to.log, to.pos) else { return Ok(()) };
-        let Some(between) = anchored(&until, from) else { return Ok(()) };
+        let until = path.until(to.log, to.pos);
+        let Some((until, between)) = until.and_then(|u| anchored(&u, from).map(|b| (u, b))) else {
+            // Another line has begun: nothing was written, and nothing may say so.
+            let what = format!("a round from {from:?} to {to:?} lies beside the line");
+            return Err(Error::new(Kind::Conflict, what).at(self.parts.store.shown(&self.base_path(disk))));
+        };
         let short = left_out("O5: a base has the length of the target");
         let size = self.names.lock().at(if short { &path } else { &until }).files.get(&disk).map(|f| f.size);
         let Some(size) = size else { return self.drop_base(disk) };
@@ -222,7 +237,7 @@ impl Group {
     /// O4: segments whose every place lies below every base on the live path. The one with the record at the edge
     /// stays: the oldest moment can still be named.
     fn free_below(&self) -> Result<u64> {
-        let (edge, path) = {
+        let edge = {
             let mut core = self.core.lock();
             let path = self.head_path(&mut core)?;
             let places = core.bases.values().flat_map(|p| [p.base, p.floor]).flatten();
@@ -232,7 +247,7 @@ impl Group {
                 places.reduce(|a, b| self.earlier(&path, a, b))
             };
             let Some(edge) = lowest else { return Ok(0) };
-            (edge, path)
+            edge
         };
         // Behind a jump the moment that it leads to is the oldest; its name needs no record.
         let (main, jumped) = (self.main_edge(edge), edge.log != self.log.id());
@@ -244,7 +259,12 @@ impl Group {
         if free.is_empty() {
             return Ok(staged);
         }
-        self.names.lock().advance(&path, edge, |_| false);
+        {
+            // The line as it is now: a decision may have come since, with names of its own.
+            let mut core = self.core.lock();
+            let path = self.head_path(&mut core)?;
+            self.names.lock().advance(&path, edge, |_| false);
+        }
         let unsaid = left_out("O4: segments are freed after a checkpoint without them");
         if !unsaid {
             self.full_checkpoint(false)?;

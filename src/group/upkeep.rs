@@ -11,8 +11,11 @@ use crate::group::{Gate, Group, RoundDone, left_out};
 use crate::index::{Entry, Interval, MergeProgress};
 use crate::vocab::{Kind, LogId, LogPlace, Moment, Pos, Result};
 
-/// A checkpoint at least after so much log.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// A checkpoint at least after so much log: so much has to be read again when the process dies. It writes the list of
+/// segments: the longer that is, the more log lies between two.
+const CHECKPOINT_BYTES: (u64, u64) = (16 << 20, 64 << 20);
+/// Bytes of log between two checkpoints for each segment of the list.
+const CHECKPOINT_BYTES_OF_SEGMENT: u64 = 64 << 10;
 /// A round at least after so much log that the base lacks: a quarter of the disks, within these bounds. The longer
 /// it waits, the more overwrites cost nothing; the shorter, the less room the log takes.
 const ROUND_BYTES: (u64, u64) = (64 << 20, 256 << 20);
@@ -41,6 +44,9 @@ pub struct Care {
     pub fork: Option<Moment>,
     /// Bytes that logs and index may take; `None`: what the filesystem has.
     pub allowance: Option<u64>,
+    /// Lines of the group's history when this was made up: once there are more a decision may pin what this doesn't
+    /// know of, and no round is made. `None`: it holds whatever comes.
+    pub lines: Option<usize>,
 }
 
 /// What was last done, for the next call.
@@ -87,7 +93,7 @@ impl Group {
         // Runs of ended segments, so that memory holds few of them.
         while self.index.seal(self.log.id())? {}
         let more = end.0.saturating_sub(state.checkpoint.0);
-        if more >= CHECKPOINT_BYTES || (more > 0 && idle >= IDLE_NS) {
+        if more >= self.checkpoint_bytes() || (more > 0 && idle >= IDLE_NS) {
             self.checkpoint()?;
             state.checkpoint = end;
         }
@@ -114,6 +120,11 @@ impl Group {
         Ok(merging)
     }
 
+    fn checkpoint_bytes(&self) -> u64 {
+        let (least, most) = CHECKPOINT_BYTES;
+        (self.log.segments().len() as u64 * CHECKPOINT_BYTES_OF_SEGMENT).clamp(least, most)
+    }
+
     fn round_bytes(&self, care: Care) -> u64 {
         let sizes =
             self.names_now(|names| names.files.values().fold(0u64, |sum, f| sum.saturating_add(f.size)));
@@ -138,9 +149,9 @@ impl Group {
         let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
         let fork = if left_out("N4: no further than a fork") { None } else { self.fork_place(care)? };
         let mut bounds = [window, pin, fork].into_iter().flatten();
-        let Some(first) = bounds.next() else { return self.round(None) };
+        let Some(first) = bounds.next() else { return self.round_if(None, care.lines) };
         let path = self.head_path(&mut self.core.lock())?;
-        self.round(Some(bounds.fold(first, |a, b| self.earlier(&path, a, b))))
+        self.round_if(Some(bounds.fold(first, |a, b| self.earlier(&path, a, b))), care.lines)
     }
 
     /// The place that a fork pins; none if the base has passed it: then there is nothing left to keep.

@@ -246,8 +246,13 @@ impl Group {
         }
     }
 
-    /// Makes batches visible to reads: ended segments first, then versions, table of batches, names.
+    /// Makes batches visible to reads: ended segments first, then versions, table of batches, names. Where that fails
+    /// the group stops: what comes next would cover up what is missing.
     pub(crate) fn enter_index(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) -> Result<()> {
+        self.enter_all(records, batches).inspect_err(|e| self.log.poison_torn(&e.to_string()))
+    }
+
+    fn enter_all(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) -> Result<()> {
         let log = self.log.id();
         let mut rest = records;
         for batch in batches {
@@ -286,8 +291,11 @@ impl Group {
         }
         self.index.rotate(self.log.id(), meta_of(ended))?;
         // Runs are written behind the writers; where that falls behind, writers pay for it with time, not memory.
-        if self.index.unsealed_segments(self.log.id()) > UNSEALED_MAX {
-            self.index.seal(self.log.id())?;
+        if self.index.unsealed_segments(self.log.id()) > UNSEALED_MAX
+            && let Err(e) = self.index.seal(self.log.id())
+        {
+            // Its versions stay in memory; whoever keeps the group tries again.
+            tracing::warn!(group = %self.id().short(), "a run of the index can't be written: {e}");
         }
         Ok(())
     }

@@ -131,7 +131,7 @@ impl Log {
             && !left_out("J5: sync when going to durable appends")
         {
             // J5: a device with FUA persists a durable write alone and flushes nothing else.
-            segment.direct()?.sync().inspect_err(poison)?;
+            segment.sync().inspect_err(poison)?;
             self.raise_durable(segment.end());
         }
         let mut tail = segment.tail();

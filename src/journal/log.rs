@@ -188,10 +188,17 @@ impl Log {
             (segment.clone(), segment.end())
         };
         if self.durable() < end {
-            segment.direct()?.sync().inspect_err(|e| self.poison(&e.to_string()))?;
+            segment.sync().inspect_err(|e| self.poison(&e.to_string()))?;
             self.raise_durable(end);
         }
         Ok(end)
+    }
+
+    /// What was appended can't be told to readers: only recovery makes one whole of both.
+    pub(crate) fn poison_torn(&self, why: &str) {
+        let mut state = self.state.lock();
+        state.poisoned.get_or_insert_with(|| why.to_owned());
+        state.torn = true;
     }
 
     pub(crate) fn poison(&self, why: &str) {
@@ -251,7 +258,7 @@ impl Log {
         let Some(segment) = state.open.and_then(|at| state.segments.get(&at)).cloned() else { return Ok(()) };
         let end = segment.end();
         if self.durable() < end && !left_out("J3: segment synced before the next") {
-            segment.direct()?.sync().inspect_err(|e| {
+            segment.sync().inspect_err(|e| {
                 state.poisoned.get_or_insert_with(|| e.to_string());
             })?;
             self.raise_durable(end);
@@ -449,12 +456,10 @@ impl Log {
     }
 }
 
+/// The begin of a segment's first batch is no end of a batch: the one before it ended in an earlier segment.
 fn last_batch_end(state: &State, pos: Pos) -> Pos {
-    let before = state.segments.values().rev().filter(|s| s.end() > s.fixed.first_batch());
-    before
-        .map(|s| s.fixed.first_batch().0.max(s.end().0.min(pos.0)))
-        .find(|end| *end <= pos.0)
-        .map_or(Pos(0), Pos)
+    let begun = |s: &&Arc<Segment>| s.end().min(pos) > s.fixed.first_batch();
+    state.segments.values().rev().find(begun).map_or(Pos(0), |s| s.end().min(pos))
 }
 
 pub(crate) fn poisoned(why: &str) -> Error {

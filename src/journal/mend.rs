@@ -34,7 +34,7 @@ impl Log {
             (state.last.and_then(|at| state.segments.get(&at)).cloned(), state.torn)
         };
         if let Some(segment) = &segment {
-            segment.direct()?.sync()?;
+            segment.sync_anew()?;
             let believed = left_out("J11: what was not synced is read again");
             if !believed && (torn || self.read_again(segment)? < segment.end()) {
                 return Ok(Mended::Missing);

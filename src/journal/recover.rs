@@ -138,7 +138,7 @@ impl Log {
 /// What was found becomes durable before anybody may act on it; the seal is a shortcut for later openings.
 fn settle(state: &State) -> Result<()> {
     let Some(segment) = state.last.and_then(|at| state.segments.get(&at)) else { return Ok(()) };
-    segment.direct()?.sync()?;
+    segment.sync()?;
     let mut block = vec![0; BLOCK as usize];
     segment.read_medium(Pos(segment.fixed.start.0 + BLOCK), &mut block)?;
     let sealed = SegmentSeal::decode(&block, segment.fixed.life).is_some_and(|s| s.end == segment.end());
@@ -356,7 +356,7 @@ struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    const STEP: u64 = 1 << 20;
+    const STEP: u64 = 4 << 20;
 
     fn new(segment: &'a Segment) -> Self {
         Self { segment, at: u64::MAX, bytes: AlignedBuf::zeroed(0) }

@@ -70,6 +70,8 @@ pub(crate) struct Segment {
     storage: Arc<dyn Storage>,
     direct: OnceLock<Arc<dyn File>>,
     cached: OnceLock<Arc<dyn File>>,
+    /// Held during a sync (J8); true once one has failed.
+    syncing: Mutex<bool>,
 }
 
 impl Segment {
@@ -84,7 +86,8 @@ impl Segment {
             start_chain: info.start_chain,
         };
         let (direct, cached) = (OnceLock::new(), OnceLock::new());
-        Self { fixed: info, tail: Mutex::new(tail), path, storage, direct, cached }
+        let syncing = Mutex::new(false);
+        Self { fixed: info, tail: Mutex::new(tail), path, storage, direct, cached, syncing }
     }
 
     pub(crate) fn tail(&self) -> Tail {
@@ -125,6 +128,26 @@ impl Segment {
     /// For appending and for reads that must come from the medium.
     pub(crate) fn direct(&self) -> Result<&Arc<dyn File>> {
         open_once(&self.direct, || self.storage.open(&self.path, Access::Direct))
+    }
+
+    /// J8: one sync at a time, and none after one that failed. A failure is told to one caller only: of two at once the
+    /// other would take what was lost for durable.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let mut failed = self.syncing.lock();
+        if *failed {
+            return Err(Error::new(Kind::Poisoned, "an earlier sync of this segment failed"));
+        }
+        let done = self.direct()?.sync();
+        *failed = done.is_err();
+        done
+    }
+
+    /// After a failure, by one who reads again what was not durable before (J11).
+    pub(crate) fn sync_anew(&self) -> Result<()> {
+        let mut failed = self.syncing.lock();
+        let done = self.direct()?.sync();
+        *failed = done.is_err();
+        done
     }
 
     fn cached(&self) -> Result<&Arc<dyn File>> {

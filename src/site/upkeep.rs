@@ -74,6 +74,7 @@ impl Site {
     /// not committed. Where nothing leaves the site there is a window only if somebody wrote one.
     pub(crate) fn care_of(&self, vm: &Vm) -> Result<Care> {
         let known = vm.known()?;
+        let lines = Some(known.lines);
         let held = vm.held(self.store.catalog())?;
         let hours = held.policy.window_hours;
         let window = hours > 0 && (held.written || known.state() != State::Unprotected);
@@ -81,14 +82,15 @@ impl Site {
         let allowance = Some(self.allowance_of(vm, &held)?);
         let fork = self.fork_of(vm, &known)?;
         let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
-            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned: known.pinned(), fork, allowance });
+            let pinned = known.pinned();
+            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned, fork, allowance, lines });
         };
         // Nothing that the peer lacks may leave the log, as long as it has something that records can be added to.
         let gone = known.facts.resync_needed && !known.facts.image;
         let held_back = !gone && self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
         // What the peer lacks doesn't leave the log for want of room either.
         let (pinned, fork) = (known.pinned() || held_back, fork.filter(|_| !held_back));
-        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance })
+        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance, lines })
     }
 
     /// Scheduled points and retention, where a window is kept.

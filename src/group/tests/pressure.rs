@@ -37,6 +37,7 @@ impl World {
             pinned: false,
             fork: None,
             allowance: Some(ALLOWANCE),
+            lines: None,
         };
         Self { group, clock, state: Upkeep::default(), care, wrote: 0 }
     }

@@ -231,7 +231,7 @@ fn frees(seed: u64) -> Attacked {
 
 /// What a caller says is needed stays, whatever else a round may do.
 fn needed(seed: u64) -> Attacked {
-    let none = Care { sync_ns: 0, window_ns: None, pinned: false, fork: None, allowance: None };
+    let none = Care { sync_ns: 0, window_ns: None, pinned: false, fork: None, allowance: None, lines: None };
     for which in 0..4 {
         let mut w = World::new(seed);
         w.write(0, 1);

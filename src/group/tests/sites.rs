@@ -289,7 +289,7 @@ impl World {
             group.checkpoint().map_err(text)
         } else {
             let pinned = group.gate() == Gate::Frozen || !self.sites[site].uncommitted().is_empty();
-            let care = Care { sync_ns: 0, window_ns: None, pinned, fork: None, allowance: None };
+            let care = Care { sync_ns: 0, window_ns: None, pinned, fork: None, allowance: None, lines: None };
             let done = group.round_with(care).map(|_| ());
             // The moment that pins the base may have left the path with a decision.
             done.or_else(|e| if e.kind() == crate::vocab::Kind::NotFound { Ok(()) } else { Err(e) })

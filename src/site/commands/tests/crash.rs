@@ -96,6 +96,7 @@ impl World {
         self.group.round_with(Care {
             fork: None,
             allowance: None,
+            lines: None,
             sync_ns: 1,
             window_ns: None,
             pinned: known_of(&self.group).pinned(),

@@ -1,0 +1,170 @@
+//! Two at one instant, as an exact schedule: what one does between two steps of the other.
+
+use super::model::{head_image, id, moment_image, parts, submit};
+use super::site::store;
+use super::space::{DISK, disk};
+use crate::group::line::BETWEEN;
+use crate::group::{Care, Driver, Gate, Group, Op};
+use crate::history::RowKind;
+use crate::journal::LEFT_OUT;
+use crate::seam::SimDevice;
+use crate::vocab::{Kind, Moment, Token};
+use std::sync::Arc;
+
+const SIZE: u64 = 64 << 10;
+const FREE: Care =
+    Care { sync_ns: 0, window_ns: None, pinned: false, fork: None, allowance: None, lines: None };
+
+fn group(seed: u64) -> (SimDevice, Arc<Group>) {
+    let device = SimDevice::new(seed);
+    let group = Group::create(parts(&device, seed), id()).unwrap();
+    disk(&group, SIZE).unwrap();
+    (device, group)
+}
+
+fn write(group: &Group, tag: u8) -> Moment {
+    let data = [tag; 4096];
+    submit(group, DISK, Op::Write { offset: u64::from(tag) * 4096 % SIZE, data: &data }, false).unwrap();
+    group.head()
+}
+
+/// Does something once, at a step of this thread.
+fn at(step: &'static str, act: impl FnOnce() + 'static) {
+    let mut act = Some(act);
+    BETWEEN.with_borrow_mut(|look| {
+        *look = Some(Box::new(move |now| {
+            if now == step
+                && let Some(act) = act.take()
+            {
+                act();
+            }
+        }));
+    });
+}
+
+fn without<T>(rule: &'static str, run: impl FnOnce() -> T) -> T {
+    LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
+    let result = run();
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    BETWEEN.with_borrow_mut(|look| *look = None);
+    result
+}
+
+const V7: &str = "V7: a base that came meanwhile is seen";
+
+/// The first round makes the base while a read has begun without one; enough is written that the segment goes.
+fn read_meets_the_first_base() -> bool {
+    let (_device, group) = group(1);
+    (0..200).for_each(|n| _ = write(&group, n % 16 + 1));
+    let behind = group.clone();
+    at("a read has its line", move || _ = behind.round(None).unwrap());
+    let bytes = head_image(&group).unwrap()[&DISK].clone();
+    bytes
+        .chunks(4096)
+        .enumerate()
+        .all(|(n, block)| block.iter().all(|b| *b == if n == 0 { 16 } else { n as u8 }))
+}
+
+/// A view that was opened before its disk had a base.
+fn view_meets_the_first_base() -> bool {
+    let (_device, group) = group(2);
+    (0..200).for_each(|n| _ = write(&group, n % 16 + 1));
+    let moment = group.head();
+    let before = moment_image(&group, moment).unwrap();
+    let view = group.open_moment(moment).unwrap();
+    group.round(None).unwrap();
+    let mut bytes = vec![0xee; SIZE as usize];
+    group.read_moment(&view, DISK, 0, &mut bytes).unwrap();
+    let data = group.next_data_of(&view, DISK, 4096, SIZE).unwrap();
+    bytes == **before.get(&DISK).unwrap() && data == Some(4096)
+}
+
+#[test]
+fn a_base_that_comes_while_it_is_read_is_seen() {
+    assert!(read_meets_the_first_base());
+    assert!(view_meets_the_first_base());
+    assert!(!without(V7, read_meets_the_first_base), "the head was right without its base");
+    assert!(!without(V7, view_meets_the_first_base), "a moment was right without its base");
+}
+
+/// A fence closes the gate while a leader begins the epoch of this opening.
+fn fence_meets_an_opening() -> bool {
+    let (device, old) = group(3);
+    write(&old, 1);
+    drop(old);
+    let (group, _) = Group::open(parts(&device, 4), id()).unwrap();
+    let fence = group.clone();
+    at("the row is entered", move || fence.queue.lock().set_gate(Gate::Frozen));
+    write(&group, 2);
+    let data = [3; 512];
+    group.gate() == Gate::Frozen
+        && submit(&group, DISK, Op::Write { offset: 0, data: &data }, false)
+            .is_err_and(|e| e.kind() == Kind::NoSpace)
+}
+
+#[test]
+fn a_gate_that_is_closed_during_an_opening_stays_closed() {
+    assert!(fence_meets_an_opening());
+    assert!(
+        !without("G3: a gate that was closed stays closed", fence_meets_an_opening),
+        "a write came behind a fence"
+    );
+}
+
+#[test]
+fn a_gate_that_is_closed_while_a_failure_is_mended_stays_closed() {
+    let (_device, group) = group(5);
+    let mut queue = group.queue.lock();
+    queue.stop();
+    queue.set_gate(Gate::Frozen);
+    assert_eq!((queue.gate, queue.wanted()), (Gate::Stopped, Gate::Frozen));
+    drop(queue);
+    group.log.poison("a sync failed");
+    group.mend().unwrap();
+    assert_eq!(group.gate(), Gate::Frozen);
+}
+
+/// A reader of the chain goes on to the log's end, and then the driver asks what is durable.
+fn what_stands_durable() -> bool {
+    let (_device, group) = group(6);
+    // More than are appended durably behind a flush.
+    (0..40).for_each(|_| _ = write(&group, 1));
+    group.sync().unwrap();
+    let durable = group.head();
+    let mut driver = Driver::new(group.clone(), Driver::settings(&group, store(1), None));
+    driver.durable_head().unwrap();
+    let newest = write(&group, 2);
+    group.chain_value(newest).unwrap();
+    assert!(!group.is_durable());
+    driver.standing().durable <= durable
+}
+
+#[test]
+fn nothing_is_durable_because_the_chain_knows_it() {
+    assert!(what_stands_durable());
+    assert!(
+        !without("D3: only what is durable is shipped", what_stands_durable),
+        "what isn't durable was not shipped all the same"
+    );
+}
+
+/// A round was chosen before a failover to an older moment was decided, and is made after it.
+fn decision_meets_a_round() -> bool {
+    let (_device, group) = group(7);
+    let older = write(&group, 1);
+    write(&group, 2);
+    let newest = moment_image(&group, group.head()).unwrap();
+    let head = group.head();
+    group.sync().unwrap();
+    let care = Care { lines: Some(group.events().len()), ..FREE };
+    group.decide(older, RowKind::Failover, Token([9; 16]), None).unwrap();
+    group.round_with(care).unwrap();
+    moment_image(&group, head).is_ok_and(|image| image == newest)
+}
+
+#[test]
+fn a_round_that_was_chosen_before_a_decision_is_not_made() {
+    assert!(decision_meets_a_round());
+    let rule = "O6: a limit holds as long as no line of the history came";
+    assert!(!without(rule, decision_meets_a_round), "the line that was left could still be read");
+}
