@@ -190,16 +190,12 @@ impl Controls for Site {
     }
 
     fn jobs(&self) -> Vec<Job> {
-        let mut jobs = self.jobs().list();
-        for job in &mut jobs {
-            job.command = typed(&job.command).to_owned();
-        }
-        jobs
+        self.jobs().list().into_iter().map(as_typed).collect()
     }
 
     fn job(&self, id: &str) -> Option<Job> {
         // An id has one way to be written.
-        self.jobs().get(id).filter(|job| job.id == id)
+        self.jobs().get(id).filter(|job| job.id == id).map(as_typed)
     }
 
     fn job_log(&self, id: &str, offset: u64, max: usize) -> Result<Vec<u8>> {
@@ -209,6 +205,11 @@ impl Controls for Site {
     fn events(&self) -> &Events {
         self.events()
     }
+}
+
+/// A job with the command that a person typed, without what the mount added.
+fn as_typed(job: Job) -> Job {
+    Job { command: typed(&job.command).to_owned(), ..job }
 }
 
 /// A job is asked to stop; who works on it decides whether it still can.

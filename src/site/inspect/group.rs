@@ -124,6 +124,7 @@ impl Look {
         let counted = checkpoint.as_ref().map(|(_, c)| (c.history_lines, c.history_crc));
         let lines = small::history(report, store, &dir.join("history"), counted);
         let names: Option<NameLog> = small::summed(report, store, &dir.join("names.json"), false);
+        let _: Option<serde_json::Value> = small::summed(report, store, &dir.join("chain.json"), false);
         let list: Option<SegmentList> =
             small::summed(report, &*self.journal, &dir.join("main/segments.json"), false);
         let mut group = GroupReport {
