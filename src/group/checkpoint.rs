@@ -58,6 +58,7 @@ impl Group {
 
     /// Writes the slots only: after a line of the history, or when a base has moved.
     pub(crate) fn write_checkpoint(&self, core: &mut Core, closed: bool) -> Result<()> {
+        self.refuse_left()?;
         // K4: the scan begins where the last full one said: what lies before has its list, runs and names.
         let now = self.log.checkpoint_state();
         let main = LogState { durable: now.durable, allocated: now.allocated, ..core.scan.clone() };

@@ -9,11 +9,11 @@ use crate::exchange::{
     About, Control, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, RangeSet, Report,
     Rpo, Scrub, Settings, Standing, Verdict,
 };
-use crate::group::Group;
 use crate::group::chain::At;
 use crate::group::copy::Copying;
 use crate::group::left_out;
 use crate::group::queue::Gate;
+use crate::group::{Group, left_out};
 use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
 use std::collections::VecDeque;
@@ -147,6 +147,17 @@ impl Driver {
         // What came so far needs not come again, if it is durable; its file says what is.
         let _ = self.sync_copy();
         self.step(now_ns, Event::Disconnected)
+    }
+
+    /// The group was opened anew in the place of the one that this side drove (W3 of `mend`). In a connection both
+    /// sites meet anew: the old group's records and what was on its way to them say nothing of this one.
+    pub fn reopened(&mut self, now_ns: u64, group: Arc<Group>) -> Vec<Output> {
+        self.group = group;
+        self.copy = None;
+        self.todo.clear();
+        self.met = false;
+        self.group.set_pin(self.pin());
+        if self.linked { self.connected(now_ns) } else { Vec::new() }
     }
 
     /// A frame about this group arrived.

@@ -140,6 +140,8 @@ pub struct Group {
     pub(crate) shortened: AtomicU64,
     /// A failure has cost records: see `mend`.
     pub(crate) missing: AtomicBool,
+    /// W3 of `mend`.
+    pub(crate) left: AtomicBool,
 }
 
 /// Figures since the group was opened.
@@ -209,6 +211,7 @@ impl Group {
 
     /// Adds a line to the history and lets a checkpoint count it: from then on it may be acted on.
     pub(crate) fn record(&self, core: &mut Core, event: Event) -> Result<()> {
+        self.refuse_left()?;
         let time = self.parts.clock.wall_ns();
         core.history.append(time, event.clone())?;
         core.events.push((time, event));

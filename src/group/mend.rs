@@ -3,11 +3,15 @@
 //! W1. Nobody is told that something is durable before it was read again past the page cache (J11).
 //! W2. If nothing is missing, the group goes on as it is. Else it is opened anew, as after a power loss; what was
 //!     answered, never flushed and is missing is counted.
+//! W3. One that was opened anew has a successor, which owns its files: it writes nothing more, no line of the history
+//!     and no checkpoint either, and everybody who holds it goes over to the successor (`Group::is_left`).
+//! W4. A target is always opened anew. What it had received when the sync failed is in the log and in the index and not
+//!     on the line; nothing of it was confirmed, so that the source sends again whatever the recovery doesn't find.
 
-use crate::group::Group;
 use crate::group::group::GroupParts;
 use crate::group::open::OpenReport;
 use crate::group::queue::Gate;
+use crate::group::{Group, left_out};
 use crate::journal::Mended;
 use crate::vocab::{Error, Kind, Pos, Result};
 use std::sync::Arc;
@@ -36,6 +40,10 @@ impl Group {
         if damaged {
             return Ok(Mended::Whole);
         }
+        if self.is_poisoned() && self.follows() && !left_out("W4: a target is opened anew") {
+            self.missing.store(true, Ordering::Release);
+            return Ok(Mended::Missing);
+        }
         let mended = self.log.mend()?;
         self.missing.store(mended == Mended::Missing, Ordering::Release);
         if mended == Mended::Whole {
@@ -48,6 +56,27 @@ impl Group {
             }
         }
         Ok(mended)
+    }
+
+    /// Whether it is a target, or was one when a failure stopped it.
+    fn follows(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.stopped_from.unwrap_or(queue.gate) == Gate::Target
+    }
+
+    /// Whether another was opened in its place (W3).
+    pub fn is_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// W3.
+    pub(crate) fn refuse_left(&self) -> Result<()> {
+        if self.is_left() && !left_out("W3: who was left writes nothing") {
+            return Err(
+                Error::new(Kind::Busy, "the group was opened anew after a failed sync").advice("Try again")
+            );
+        }
+        Ok(())
     }
 
     /// A sync has failed: mended at once if nothing is missing, else stopped.
@@ -74,9 +103,13 @@ impl Group {
         }
         self.freeze(Gate::Stopped);
         let _work = self.work.lock();
+        // Lines that were being written are in the file before it is read, and none comes after (W3).
+        let _core = self.core.lock();
         let before = self.log.head().0;
         let parts: GroupParts = self.parts.clone();
-        let (opened, report) = Self::open(parts, self.id())?;
+        self.left.store(true, Ordering::Release);
+        let (opened, report) =
+            Self::open(parts, self.id()).inspect_err(|_| self.left.store(false, Ordering::Release))?;
         let after = opened.log.head().0;
         let missing = if after.epoch == before.epoch { before.seq.0.saturating_sub(after.seq.0) } else { 1 };
         Ok((opened, report, missing))

@@ -266,6 +266,7 @@ impl Group {
             space,
             shortened: Default::default(),
             missing: Default::default(),
+            left: Default::default(),
             log,
             index,
             ranges,

@@ -5,6 +5,9 @@
 //! P3. A command that needs the peer has its intent durable before the peer hears of it, and a `Join` is said again in
 //!     each connection until the first copy is whole: the peer answers the same again (`join`).
 //! P4. While a group has a peer its base passes nothing that the peer lacks.
+//! P5. A group that is opened anew after a failed sync is handed to its side in the step that opens it, with the side
+//!     held still: nothing is received into, shipped from or said of the one before any more, and in a connection both
+//!     sites meet anew at what the reopened log has.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -33,10 +36,12 @@ mod standby;
 mod status;
 mod takeover;
 mod tend;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use crate::exchange::Settings;
-use crate::group::Group;
+use crate::group::{Group, Output};
 use crate::history::Operation;
 use crate::link::{Connection, Invitation, Link, LinkSettings, Peer, PeerBook};
 use crate::protection::{Refusal, Refused};
@@ -45,7 +50,7 @@ use crate::site::book::SiteBook;
 use crate::site::events::Event;
 use crate::site::{Site, Vm};
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -122,7 +127,8 @@ enum Command {
 /// A group that has a peer.
 struct GroupSlot {
     vm: Arc<Vm>,
-    group: Arc<Group>,
+    /// P5: [`GroupSlot::group`].
+    group: RwLock<Arc<Group>>,
     peer: StoreId,
     /// P3: what was asked, until the first copy is whole.
     joining: Mutex<Option<Token>>,
@@ -133,6 +139,24 @@ struct GroupSlot {
 }
 
 impl GroupSlot {
+    /// The group as it is now (P5).
+    fn group(&self) -> Arc<Group> {
+        Arc::clone(&self.group.read())
+    }
+
+    /// Its identity.
+    fn id(&self) -> GroupId {
+        self.vm.group_id()
+    }
+
+    /// P5.
+    fn replace(&self, running: &mut Running, group: Arc<Group>, now_ns: u64) {
+        *self.group.write() = Arc::clone(&group);
+        if let Some(side) = running.side.as_mut() {
+            running.said.extend(side.reopened(now_ns, group));
+        }
+    }
+
     /// Does something while the side stands still.
     fn change<T>(&self, act: impl FnOnce(&mut Running) -> T) -> T {
         act(&mut self.running.lock())
@@ -161,6 +185,8 @@ struct Running {
     /// None: the peer has not yet agreed to keep a standby.
     side: Option<Box<dyn Side>>,
     timer_ns: Option<u64>,
+    /// What the side asked for beside the thread of its connection; first thing in its next step.
+    said: Vec<Output>,
     verdict: Option<crate::exchange::Verdict>,
     /// A command has changed what the group is: both sites meet anew.
     renew: bool,
@@ -450,7 +476,7 @@ impl Replication {
         let fresh = || {
             Arc::new(GroupSlot {
                 vm: Arc::clone(vm),
-                group: Arc::clone(&group),
+                group: RwLock::new(Arc::clone(&group)),
                 peer,
                 joining: Mutex::new(joining),
                 running: Mutex::default(),
@@ -461,6 +487,24 @@ impl Replication {
         Ok(Arc::clone(self.groups.lock().entry(vm.group_id()).or_insert_with(fresh)))
     }
 
+    /// P5: `open` puts another group in the place of the VM's.
+    pub(crate) fn anew(&self, vm: &Vm, open: impl FnOnce() -> Result<Arc<Group>>) -> Result<()> {
+        let slot = || self.groups.lock().get(&vm.group_id()).cloned();
+        if let Some(slot) = slot() {
+            return slot.change(|running| {
+                let group = open()?;
+                slot.replace(running, group, self.now_ns());
+                Ok(())
+            });
+        }
+        let group = open()?;
+        // A slot that was made meanwhile may have the one before.
+        if let Some(slot) = slot().filter(|slot| slot.group().is_left()) {
+            slot.change(|running| slot.replace(running, group, self.now_ns()));
+        }
+        Ok(())
+    }
+
     /// The side of a group, made at the first call.
     fn start_side(&self, slot: &GroupSlot, among: usize) {
         let mut running = slot.running.lock();
@@ -469,14 +513,14 @@ impl Replication {
         }
         let share = WINDOW_BYTES / (among.max(1) as u64);
         let settings = Settings {
-            group: slot.group.id(),
+            group: slot.id(),
             site: self.store,
             peer: slot.peer,
             window_bytes: share.clamp(GROUP_WINDOW_BYTES.0, GROUP_WINDOW_BYTES.1),
             fill_bytes: FILL_BYTES,
             frequency_ns: None,
         };
-        running.side = Some(self.options.sides.side(Arc::clone(&slot.group), slot.peer, settings));
+        running.side = Some(self.options.sides.side(slot.group(), slot.peer, settings));
     }
 
     /// P4: whether the group's base has to stay where it is. Cheap; asked by upkeep.

@@ -1,12 +1,13 @@
 //! What the thread of a site does again and again: syncs, rounds, points, and what is kept for a time only.
 
-use crate::group::{Care, Group, Upkeep};
+use crate::group::{Care, Gate, Group, Upkeep};
 use crate::protection::State;
 use crate::site::commands::Ground;
 use crate::site::events::Event;
 use crate::site::{Site, Vm};
 use crate::vocab::{Result, Token, VmId};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// Points are looked at every so many ns.
@@ -51,18 +52,31 @@ impl Site {
         more
     }
 
-    /// A failed sync has cost records that were answered and never flushed: the group is recovered as after a power
-    /// loss, and goes on. What is missing is told.
+    /// A failed sync has cost records that were answered and never flushed, or the group is a target: it is recovered as
+    /// after a power loss, and goes on. What is missing is told. Everybody goes over to the new one: the side of the
+    /// replication here, openings of the mount when they are used next (H4 of the tree).
     fn open_anew(&self, vm: &Vm, old: &Group) -> Result<()> {
-        let mut open = vm.group.lock();
-        let (group, report, missing) = old.reopen()?;
-        Ground::settle(&group)?;
-        *open = Some(group);
-        drop(open);
-        *vm.upkeep.lock() = Upkeep::default();
-        *vm.known.lock() = Default::default();
-        let mut text =
-            format!("a sync of the journal failed: {missing} records that were never flushed are lost");
+        let mut told = None;
+        let mut open = || {
+            let mut open = vm.group.lock();
+            let (group, report, missing) = old.reopen()?;
+            if report.damage.is_none() {
+                Ground::settle(&group)?;
+            }
+            *open = Some(Arc::clone(&group));
+            drop(open);
+            *vm.upkeep.lock() = Upkeep::default();
+            *vm.known.lock() = Default::default();
+            told = Some((report, missing, group.gate() == Gate::Target));
+            Ok(group)
+        };
+        match self.engine() {
+            Some(engine) => engine.anew(vm, open)?,
+            None => open().map(drop)?,
+        }
+        let Some((report, missing, target)) = told else { return Ok(()) };
+        let what = if target { "will be received again" } else { "that were never flushed are lost" };
+        let mut text = format!("a sync of the journal failed: {missing} records {what}");
         if let Some(damage) = report.damage {
             text = format!("{text}; damaged, read-only: {damage}");
         }

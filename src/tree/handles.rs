@@ -5,6 +5,8 @@
 //! H2. A live file that was opened before its history was left for another gets ESTALE for everything, instead of
 //!     the blocks of that other history (`group::content`, F2).
 //! H3. An opening of a past moment keeps that moment.
+//! H4. A group that a failed sync made open anew is used by no opening any more: its openings are made again, as those of
+//!     a process before this one, with H2 and H3 judged by the new group.
 
 use crate::site::start::Openings;
 use crate::tree::control::{Control, Said};
@@ -59,6 +61,15 @@ pub(super) struct Meaning {
 }
 
 impl Open {
+    /// H4.
+    fn is_left(&self) -> bool {
+        match &self.what {
+            What::Live(live) => live.group.is_left(),
+            What::Past(past) => past.is_left(),
+            _ => false,
+        }
+    }
+
     pub(super) fn new(what: What, epoch: EpochId) -> Self {
         Self { what, epoch, generation: AtomicU64::new(u64::MAX) }
     }
@@ -134,11 +145,16 @@ impl Handles {
 
     /// The opening, made again if a process before this one gave the handle out.
     pub(super) fn get(&self, handle: u64, again: impl FnOnce(Meaning) -> Answer<Open>) -> Answer<Arc<Open>> {
-        if let Some(open) = self.shard(handle).read().get(&handle) {
+        if let Some(open) = self.shard(handle).read().get(&handle).filter(|open| !open.is_left()) {
             return Ok(open.clone());
         }
         let open = Arc::new(again(self.meaning(handle)?)?);
-        Ok(self.shard(handle).write().entry(handle).or_insert(open).clone())
+        let mut openings = self.shard(handle).write();
+        let there = openings.entry(handle).or_insert_with(|| open.clone());
+        if there.is_left() {
+            *there = open;
+        }
+        Ok(there.clone())
     }
 
     fn meaning(&self, handle: u64) -> Answer<Meaning> {

@@ -126,7 +126,7 @@ impl Tree {
     }
 
     fn known_live(&self, vm: VmId, file: DiskId) -> Option<Arc<Live>> {
-        self.live.read().get(&(vm, file)).cloned()
+        self.live.read().get(&(vm, file)).filter(|live| !live.group.is_left()).cloned()
     }
 
     pub(super) fn enter_live(
@@ -156,7 +156,12 @@ impl Tree {
             attributes,
             room: Mutex::new(None),
         });
-        Ok(self.live.write().entry(key).or_insert(live).clone())
+        let mut known = self.live.write();
+        let there = known.entry(key).or_insert_with(|| live.clone());
+        if there.group.is_left() {
+            *there = live;
+        }
+        Ok(there.clone())
     }
 
     /// What stat(2) shows of a file of `disks/`.

@@ -33,6 +33,11 @@ pub(super) struct PastFile {
 }
 
 impl PastFile {
+    /// H4 of `handles`.
+    pub(super) fn is_left(&self) -> bool {
+        self.past.group.is_left()
+    }
+
     fn named(&self) -> Option<&NamedFile> {
         self.past.view.names.files.get(&self.disk)
     }
@@ -96,8 +101,12 @@ impl Tree {
     /// P2.
     pub(super) fn past(&self, vm: VmId, moment: Moment) -> Answer<Arc<Past>> {
         let key = (vm, moment);
-        if let Some((_, past)) = self.moments.lock().iter().find(|(k, _)| *k == key) {
-            return Ok(past.clone());
+        {
+            let mut moments = self.moments.lock();
+            moments.retain(|(_, past)| !past.group.is_left());
+            if let Some((_, past)) = moments.iter().find(|(k, _)| *k == key) {
+                return Ok(past.clone());
+            }
         }
         let item = self.item(vm)?;
         let group = item.group().map_err(failed)?;

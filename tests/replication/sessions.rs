@@ -81,6 +81,10 @@ impl Side for Greeter {
         Rpo::None
     }
 
+    fn reopened(&mut self, _: u64, _: Arc<Group>) -> Vec<Output> {
+        Vec::new()
+    }
+
     fn state(&self) -> DriverState {
         DriverState { met: self.met, ..DriverState::default() }
     }

@@ -10,6 +10,7 @@ mod copies;
 mod lines;
 mod losses;
 mod meetings;
+mod mended;
 mod model;
 mod people;
 mod pressure;

@@ -15,7 +15,7 @@ use crate::vocab::{GroupId, Result, Token};
 /// What is said of a group whose protection ended here.
 pub(super) fn notice(slot: &GroupSlot, op: Token, delete: bool, own: crate::vocab::StoreId) -> Frame {
     let notices = vec![Event::Unprotected { op, peer: own, delete }];
-    Frame::about(slot.group.id(), About::Notices { notices })
+    Frame::about(slot.id(), About::Notices { notices })
 }
 
 /// The answer.
@@ -59,16 +59,16 @@ impl Replication {
 
     /// The peer has heard.
     pub(super) fn peer_heard(&self, slot: &GroupSlot, op: Token) -> Result<()> {
-        if !matches!(Relation::of_group(&slot.group, slot.peer), Relation::Ended { op: o, .. } if o == op) {
+        if !matches!(Relation::of_group(&slot.group(), slot.peer), Relation::Ended { op: o, .. } if o == op) {
             return Ok(());
         }
         let site = self.site()?;
         // A copy that was deleted here has nothing to remember.
-        if site.vms().iter().any(|vm| vm.group_id() == slot.group.id()) {
-            slot.group.note(Event::UnprotectHeard { op })?;
+        if site.vms().iter().any(|vm| vm.group_id() == slot.id()) {
+            slot.group().note(Event::UnprotectHeard { op })?;
             site.set_peer(&slot.vm, None)?;
         }
-        self.drop_slot(slot.group.id());
+        self.drop_slot(slot.id());
         Ok(())
     }
 

@@ -37,7 +37,7 @@ pub(super) enum Answered {
 /// What is asked of the peer. `as_name`: the VM's name there, if not its own.
 pub(super) fn request(slot: &GroupSlot, op: Token, as_name: Option<&str>) -> Join {
     let name = as_name.map_or_else(|| slot.vm.name(), str::to_owned);
-    slot.group.names_now(|names| {
+    slot.group().names_now(|names| {
         let disks = names.files.iter().map(|(disk, f)| DiskSize { disk: *disk, size: f.size }).collect();
         let files = names.files.values().filter_map(|f| {
             let add = AddPayload {
@@ -62,14 +62,14 @@ pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token, perhaps: b
     if *joining != Some(op) {
         return Ok(false);
     }
-    slot.group.record_line(Event::Cancelled { op })?;
+    slot.group().record_line(Event::Cancelled { op })?;
     *joining = None;
     if perhaps {
-        slot.group.record_line(Event::Unprotected { op, peer: slot.peer, delete: true })?;
+        slot.group().record_line(Event::Unprotected { op, peer: slot.peer, delete: true })?;
         slot.running.lock().renew = true;
         return Ok(true);
     }
-    hub.drop_slot(slot.group.id());
+    hub.drop_slot(slot.id());
     hub.site()?.set_peer(&slot.vm, None)?;
     Ok(true)
 }

@@ -150,7 +150,7 @@ fn planned(engine: &Arc<Engine>, site: &Site, vm: &Arc<Vm>, line: &str) -> Resul
     let intent = Event::Intent { op, operation: Operation::Planned, moment: None, peer: Some(slot.peer) };
     let noted = slot.change(|running| {
         running.roles = true;
-        slot.group.note(intent)
+        slot.group().note(intent)
     });
     if let Err(error) = noted {
         return Err(failed(site, &job, error));

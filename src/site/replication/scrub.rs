@@ -77,7 +77,7 @@ impl Replication {
     /// `Unreachable`: the peer went away. `NotFound`: it doesn't hold the moment. Those of reading here.
     pub(crate) fn scrub(&self, vm: &Vm, moment: Moment, job: &JobHandle) -> Result<Compared> {
         let slot = self.linked(vm).map_err(Error::from)?;
-        let group = Arc::clone(&slot.group);
+        let group = slot.group();
         let view = group.open_moment(moment)?;
         self.await_moment(&slot, &view, job)?;
         let total: u64 = view.names.files.values().map(|f| f.size).sum();
@@ -162,7 +162,7 @@ impl Replication {
                 asked.push_back(self.ask(slot, view.moment, range)?);
             }
             let Some((range, heard)) = asked.pop_front() else { return Ok(()) };
-            let own = hash(&slot.group, view, range, &mut buffer)?;
+            let own = hash(&slot.group(), view, range, &mut buffer)?;
             let Some(peers) = self.heard(heard)? else {
                 let what = format!("the other site let {} go meanwhile", view.moment);
                 return Err(Error::new(Kind::NotFound, what));
@@ -183,7 +183,7 @@ impl Replication {
         let (sender, receiver) = channel();
         self.scrubs.lock().insert(id, sender);
         let about = About::AskScrub(Scrub { id, moment, range });
-        commands.send(Command::Say { group: slot.group.id(), about: Box::new(about) }).map_err(|_| gone())?;
+        commands.send(Command::Say { group: slot.id(), about: Box::new(about) }).map_err(|_| gone())?;
         Ok((range, receiver))
     }
 

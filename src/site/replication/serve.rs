@@ -270,18 +270,18 @@ impl<'a> Talk<'a> {
 
     /// P3: asks again, or goes on.
     fn begin_group(&mut self, slot: &Arc<GroupSlot>, count: usize) -> Result<()> {
-        match Relation::of_group(&slot.group, self.peer.store) {
+        match Relation::of_group(&slot.group(), self.peer.store) {
             Relation::None => {}
             Relation::Ended { op, delete } => {
                 slot.running.lock().side = None;
-                self.groups.insert(slot.group.id(), Arc::clone(slot));
+                self.groups.insert(slot.id(), Arc::clone(slot));
                 self.say(&ended::notice(slot, op, delete, self.hub.store))?;
             }
             Relation::Joining { op } => {
                 let join = join::request(slot, op, None);
-                self.say(&Frame::about(slot.group.id(), About::Join(Box::new(join))))?;
-                self.asked.insert(slot.group.id());
-                self.groups.insert(slot.group.id(), Arc::clone(slot));
+                self.say(&Frame::about(slot.id(), About::Join(Box::new(join))))?;
+                self.asked.insert(slot.id());
+                self.groups.insert(slot.id(), Arc::clone(slot));
             }
             Relation::Source | Relation::Target => {
                 self.hub.start_side(slot, count);
@@ -293,9 +293,9 @@ impl<'a> Talk<'a> {
 
     /// Tells a side that its connection begins here, after ending an earlier one.
     fn begin_side(&mut self, slot: &Arc<GroupSlot>) -> Result<()> {
-        self.points_untold(slot.group.id());
-        self.asked.remove(&slot.group.id());
-        self.groups.insert(slot.group.id(), Arc::clone(slot));
+        self.points_untold(slot.id());
+        self.asked.remove(&slot.id());
+        self.groups.insert(slot.id(), Arc::clone(slot));
         self.say_intent(slot)?;
         let flags = self.flags(slot)?;
         self.step(slot, |side, now| {
@@ -346,7 +346,7 @@ impl<'a> Talk<'a> {
         match command {
             Command::Join { slot, join, answer } => {
                 self.answers.insert(join.op, answer);
-                let group = slot.group.id();
+                let group = slot.id();
                 self.asked.insert(group);
                 self.groups.insert(group, slot);
                 self.say(&Frame::about(group, About::Join(join)))
@@ -405,7 +405,7 @@ impl<'a> Talk<'a> {
         let Some(moment) = state.filter(|s| s.shipping && !s.copying).and_then(|s| s.acknowledged) else {
             return Ok(());
         };
-        slot.group.record_line(Event::Protected { op, peer: self.peer.store, moment })?;
+        slot.group().record_line(Event::Protected { op, peer: self.peer.store, moment })?;
         *joining = None;
         slot.resyncing.store(false, Ordering::Release);
         self.hub.tell(Some(&slot.vm.name()), format!("protected at {}, from {moment} on", self.peer.name));
@@ -421,8 +421,10 @@ impl<'a> Talk<'a> {
         let now = self.hub.now_ns();
         let outputs = {
             let mut running = slot.running.lock();
+            let mut outputs = std::mem::take(&mut running.said);
             let Some(side) = running.side.as_mut() else { return Ok(()) };
-            step(&mut **side, now)
+            outputs.extend(step(&mut **side, now));
+            outputs
         };
         for output in outputs {
             match output {
@@ -433,8 +435,8 @@ impl<'a> Talk<'a> {
                 Output::MayDecide(op) => slot.running.lock().may_decide = Some(op),
                 Output::Report(report) => self.report(slot, &report),
                 Output::Scrub(asked) => {
-                    let answer = scrub::answer(&slot.group, asked)?;
-                    self.say(&Frame::about(slot.group.id(), answer))?;
+                    let answer = scrub::answer(&slot.group(), asked)?;
+                    self.say(&Frame::about(slot.id(), answer))?;
                 }
                 Output::Answer(About::Scrubbed { scrub, hash }) => {
                     self.hub.scrubbed(scrub.id, Ok(hash));
@@ -500,6 +502,7 @@ impl<'a> Talk<'a> {
         for slot in self.groups.values() {
             let mut running = slot.running.lock();
             running.timer_ns = None;
+            running.said.clear();
             if let Some(side) = running.side.as_mut() {
                 let _ = side.disconnected(now);
             }

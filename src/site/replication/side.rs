@@ -27,6 +27,8 @@ pub trait Side: Send {
     fn rpo(&self, now_ns: u64) -> Rpo;
     /// For status and upkeep.
     fn state(&self) -> DriverState;
+    /// The group was opened anew: this one takes the place of the one that the side was made for.
+    fn reopened(&mut self, now_ns: u64, group: Arc<Group>) -> Vec<Output>;
 }
 
 /// Makes sides of groups. The engine's own in the product.
@@ -90,5 +92,9 @@ impl Side for Driver {
 
     fn state(&self) -> DriverState {
         self.state()
+    }
+
+    fn reopened(&mut self, now_ns: u64, group: Arc<Group>) -> Vec<Output> {
+        self.reopened(now_ns, group)
     }
 }

@@ -117,10 +117,10 @@ impl Replication {
         let running = slot.running.lock();
         let side = running.side.as_ref();
         GroupStatus {
-            group: slot.group.id(),
+            group: slot.id(),
             vm: slot.vm.name(),
             peer: slot.peer,
-            relation: Relation::of_group(&slot.group, slot.peer),
+            relation: Relation::of_group(&slot.group(), slot.peer),
             rpo: side.map_or(Rpo::None, |s| s.rpo(self.now_ns())),
             state: side.map_or(DriverState::default(), |s| s.state()),
             verdict: running.verdict.clone(),

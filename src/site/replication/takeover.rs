@@ -114,11 +114,15 @@ impl Replication {
         newest: bool,
     ) -> Result<Moment> {
         let slot = self.linked(vm).map_err(Error::from)?;
-        let group = Arc::clone(&slot.group);
         let peer = Some(slot.peer);
         slot.change(|running| {
             (running.roles, running.may_decide) = (true, None);
-            group.note(Event::Intent { op, operation: Operation::Failover, moment: Some(moment), peer })
+            slot.group().note(Event::Intent {
+                op,
+                operation: Operation::Failover,
+                moment: Some(moment),
+                peer,
+            })
         })?;
         let until = Instant::now() + LINKED_WAIT;
         let heard = || slot.running.lock().may_decide == Some(op);
@@ -127,6 +131,7 @@ impl Replication {
         }
         slot.change(|running| {
             running.renew = true;
+            let group = slot.group();
             // F3.
             let at = if newest { group.durable_head()? } else { moment };
             let decided = group.decide(at, kind, op, None);
@@ -152,7 +157,7 @@ impl Replication {
 
 /// F2: the failover of this site that is begun and not decided.
 pub(super) fn standing_intent(slot: &GroupSlot) -> Option<Event> {
-    slot.group.with_events(|events| {
+    slot.group().with_events(|events| {
         let mut standing = None;
         for (_, event) in events {
             match event {

@@ -21,14 +21,14 @@ pub(super) fn keep(slot: &GroupSlot, own: StoreId, verdict: &Verdict) -> Result<
                 _ => facts.rewound,
             };
             if !shown {
-                slot.group.note(line)?;
+                slot.group().note(line)?;
             }
             Ok(Some(conflict.to_string()))
         }
         Verdict::Decided(Outcome::Follow { .. } | Outcome::Yield { .. }, _)
             if facts.split_brain || facts.rewound =>
         {
-            slot.group.note(Event::Reconciled { epoch: None })?;
+            slot.group().note(Event::Reconciled { epoch: None })?;
             Ok(Some("the two sites agree again".to_owned()))
         }
         Verdict::Decided(Outcome::Yield { loser_writes: true, .. }, _) => {

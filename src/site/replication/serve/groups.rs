@@ -16,7 +16,7 @@ impl Talk<'_> {
     /// What kind of operation this site asks for, before its roles ask for it.
     pub(super) fn say_intent(&mut self, slot: &GroupSlot) -> Result<()> {
         let Some(intent) = takeover::standing_intent(slot) else { return Ok(()) };
-        self.say(&Frame::about(slot.group.id(), About::Notices { notices: vec![intent] }))
+        self.say(&Frame::about(slot.id(), About::Notices { notices: vec![intent] }))
     }
 
     /// What a side has to know of the state.
@@ -35,16 +35,16 @@ impl Talk<'_> {
             (renew, roles, running.permit.take(), running.gone)
         };
         if gone {
-            self.groups.remove(&slot.group.id());
-            self.asked.remove(&slot.group.id());
+            self.groups.remove(&slot.id());
+            self.asked.remove(&slot.id());
             return Ok(());
         }
         if let Some((op, stopped)) = permit {
             self.step(slot, |side, now| side.hand_over(now, op, stopped))?;
         }
         if renew {
-            let asked = self.asked.contains(&slot.group.id());
-            match Relation::of_group(&slot.group, self.peer.store) {
+            let asked = self.asked.contains(&slot.id());
+            match Relation::of_group(&slot.group(), self.peer.store) {
                 // It begins with the peer's answer.
                 Relation::Joining { .. } => {}
                 Relation::Source | Relation::Target if asked => {}
@@ -57,7 +57,7 @@ impl Talk<'_> {
                     })?;
                 }
                 Relation::None | Relation::Ended { .. } => {
-                    self.asked.remove(&slot.group.id());
+                    self.asked.remove(&slot.id());
                     self.begin_group(slot, self.groups.len())?;
                 }
             }
@@ -154,7 +154,7 @@ impl Talk<'_> {
         }
         let Some(slot) = self.groups.get(&group).cloned() else { return Ok(()) };
         if *slot.joining.lock() != Some(op) {
-            if name == UNKNOWN && Relation::of_group(&slot.group, self.peer.store) == Relation::Source {
+            if name == UNKNOWN && Relation::of_group(&slot.group(), self.peer.store) == Relation::Source {
                 return self.hub.target_gone(&self.peer, &slot.vm);
             }
             slot.asked.lock().declined.insert(op, (name.to_owned(), text.to_owned()));

@@ -44,7 +44,7 @@ impl Talk<'_> {
         let site = self.hub.site()?;
         let catalog = site.store().catalog();
         for slot in slots {
-            let group = slot.group.id();
+            let group = slot.id();
             let met = slot.running.lock().side.as_ref().is_some_and(|side| side.state().met);
             if !met {
                 continue;
