@@ -32,6 +32,7 @@ mod spans;
 mod staging;
 mod upkeep;
 mod write;
+mod written;
 
 pub use driver::{Driver, DriverState, Output};
 pub use group::{Counters, Group, GroupParts, Reply};

@@ -127,8 +127,8 @@ pub struct LossReport {
     pub choice: String,
     /// The moment that it stands for now.
     pub moment: At,
-    /// Bytes written after it, as far as is known here.
-    pub bytes: u64,
+    /// Bytes written after it, as far as is known here; none: that can't be told.
+    pub bytes: Option<u64>,
     /// Writes after it.
     pub writes: u64,
     /// Time between its last write and the newest one known, in ns.

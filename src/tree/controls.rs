@@ -17,6 +17,9 @@ use crate::tree::host::{Item, own};
 use crate::vocab::{Moment, Result};
 use std::sync::Arc;
 
+/// Batches that are looked at to tell what the choices of one verb lose; about 50 ms.
+const COUNTED_BATCHES: usize = 4096;
+
 /// One command of `check`: its column, what the state says, each rule with its result.
 pub type Checked = (Column, Option<Refused>, Vec<(Refusal, Option<Refused>)>);
 
@@ -247,12 +250,10 @@ fn losses(site: &Site, vm: &Arc<Vm>, verb: Verb) -> Result<Vec<LossReport>> {
     let newest = time(head)?;
     let linked = site.engine().is_some_and(|engine| engine.is_linked(vm));
     let target = vm.known()?.state().is_target();
-    let loss = |choice: String, moment: Moment| -> Result<LossReport> {
+    let mut batches = COUNTED_BATCHES;
+    let mut loss = |choice: String, moment: Moment| -> Result<LossReport> {
         let at = At { moment, time: time(moment)? };
-        let bytes = match (group.place_behind(head), group.place_behind(moment)) {
-            (Ok(end), Ok(from)) if end.log == from.log => end.pos.0.saturating_sub(from.pos.0),
-            _ => 0,
-        };
+        let bytes = group.written_between(moment, head, &mut batches)?;
         Ok(LossReport {
             choice,
             moment: at,

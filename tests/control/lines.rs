@@ -97,10 +97,7 @@ fn the_first_write_decides_and_its_result_sticks() {
     file.seek(SeekFrom::Start(12345)).unwrap();
     file.write_all(b"  scrub latest  \r\n").unwrap();
     let first = shown(&file);
-    assert!(
-        first.contains("\nwritten: scrub latest\n") && first.contains("\noutcome: accepted\n"),
-        "{first}"
-    );
+    assert!(first.starts_with("written: scrub latest\noutcome: accepted\n"), "{first}");
     assert_eq!(jobs(&mount), 1);
     file.write_all(b"scrub latest").unwrap();
     assert_eq!((jobs(&mount), shown(&file)), (1, first.clone()));

@@ -22,3 +22,4 @@ mod site;
 mod sites;
 mod space;
 mod threads;
+mod written;

@@ -7,9 +7,14 @@ use crate::protection::report::{ControlReport, LossReport, Outcome};
 use crate::protection::{Column, Refusal, Refused, Verb};
 
 /// What reading a control file shows: what the verb does, how it is used, whether it would be accepted now, what
-/// each choice loses, and on the handle that wrote, the outcome.
+/// each choice loses; on the handle that wrote, above all that, the outcome.
 pub fn control_sheet(r: &ControlReport) -> Sheet {
     let mut sheet = Sheet::new();
+    // What came of a line goes first: `now` is what another one would meet.
+    if let Some((line, outcome)) = &r.outcome {
+        sheet.set("written", line.as_str());
+        outcome_lines(&mut sheet, outcome);
+    }
     sheet
         .set("verb", r.verb.name())
         .set("does", r.verb.says())
@@ -20,10 +25,6 @@ pub fn control_sheet(r: &ControlReport) -> Sheet {
     }
     if !r.losses.is_empty() {
         sheet.set("loss", r.losses.iter().map(loss).collect::<Vec<_>>());
-    }
-    if let Some((line, outcome)) = &r.outcome {
-        sheet.set("written", line.as_str());
-        outcome_lines(&mut sheet, outcome);
     }
     sheet
 }
@@ -77,7 +78,7 @@ fn loss(l: &LossReport) -> Sheet {
     row.set("choice", l.choice.as_str())
         .set("moment", moment_name(l.moment.moment))
         .set("last-write", Value::Time(l.moment.time))
-        .set("bytes", Value::Bytes(l.bytes))
+        .set("bytes", l.bytes.map_or(Value::Text("unknown".to_owned()), Value::Bytes))
         .set("writes", l.writes)
         .set("time", Value::Duration(l.age))
         .set("at-least", l.at_least);

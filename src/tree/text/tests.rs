@@ -139,7 +139,7 @@ fn a_control_file() {
     r.losses = vec![LossReport {
         choice: "latest".into(),
         moment: at(9, 30),
-        bytes: 1 << 20,
+        bytes: Some(1 << 20),
         writes: 17,
         age: 2_500_000_000,
         at_least: true,
@@ -147,15 +147,15 @@ fn a_control_file() {
     r.outcome = Some(("rollback confirm=web01".into(), Outcome::Job("j7".into())));
     assert_eq!(
         control_sheet(&r).text(),
-        "verb: rollback\n\
+        "written: rollback confirm=web01\n\
+         outcome: accepted\n\
+         outcome-job: j7\n\
+         verb: rollback\n\
          does: take a failover back that is not committed\n\
          usage: rollback confirm=<name>\n\
          now: accepted with confirm=web01\n\
          loss: choice=latest moment=@11111111111111111111111111111111-9 last-write=1970-01-01T00:00:30.000Z \
-         bytes=1MiB writes=17 time=2.5s at-least=yes\n\
-         written: rollback confirm=web01\n\
-         outcome: accepted\n\
-         outcome-job: j7\n"
+         bytes=1MiB writes=17 time=2.5s at-least=yes\n"
     );
     let json = control_sheet(&r).json();
     assert_eq!(json["losss"], serde_json::Value::Null);
@@ -163,13 +163,16 @@ fn a_control_file() {
     r.outcome = Some(("x".into(), Outcome::WouldDo { steps: vec!["stop the VM".into()], outage: None }));
     let text = control_sheet(&r).text();
     assert!(
-        text.ends_with("outcome: dry-run\noutcome-step: does=\"stop the VM\"\noutcome-outage: unknown\n"),
+        text.starts_with("written: x\noutcome: dry-run\noutcome-step: does=\"stop the VM\"\noutcome-outage: unknown\nverb: "),
         "{text}"
     );
     r.outcome = Some(("x".into(), Outcome::Refused(Refusal::Busy.plain())));
     assert!(control_sheet(&r).text().contains("outcome: refused\noutcome-refusal: busy\n"));
     r.outcome = Some(("create".into(), Outcome::Done("TOKEN".into())));
-    assert!(control_sheet(&r).text().ends_with("outcome: done\noutcome-says: TOKEN\n"));
+    r.losses[0].bytes = None;
+    let text = control_sheet(&r).text();
+    assert!(text.starts_with("written: create\noutcome: done\noutcome-says: TOKEN\nverb: "), "{text}");
+    assert!(text.contains(" bytes=unknown writes=17 "), "{text}");
 }
 
 /// What any control file shows, whole or a line of it, is refused when it is written back.
