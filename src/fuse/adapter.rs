@@ -242,8 +242,12 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (_ticket, request) = self.enter(req);
-        answer_open(reply, self.namespace.open(&request, ino.0, flags.0));
+        let (ticket, request) = self.enter(req);
+        let answered = Completion::new(move |answer| {
+            answer_open(reply, answer);
+            drop(ticket);
+        });
+        self.namespace.open_later(&request, ino.0, flags.0, answered);
     }
 
     fn read(

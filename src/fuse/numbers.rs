@@ -37,6 +37,6 @@ impl Notices for Invalidator {
 impl WorkerContext {
     /// The tree of a site, served on this mount.
     pub fn tree(&self, host: Arc<dyn Host>) -> Result<Arc<dyn Namespace>> {
-        Ok(Arc::new(Tree::new(host, self.table.clone(), Arc::new(self.invalidator.clone()))?))
+        Ok(Tree::shared(host, self.table.clone(), Arc::new(self.invalidator.clone()))?)
     }
 }

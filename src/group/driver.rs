@@ -11,7 +11,6 @@ use crate::exchange::{
 };
 use crate::group::chain::At;
 use crate::group::copy::Copying;
-use crate::group::left_out;
 use crate::group::queue::Gate;
 use crate::group::{Group, left_out};
 use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
@@ -545,7 +544,7 @@ impl Driver {
         self.said = self.group.head().epoch;
         let head = if self.group.has_image() { Some(self.durable_head()?) } else { None };
         let roles = self.roles();
-        let writes = matches!(self.group.gate(), Gate::Open { .. });
+        let writes = matches!(self.group.gate(), Gate::Open { .. } | Gate::Waiting);
         let copy = self.group.copy_statement()?;
         let (copy, missing) = copy.map_or((None, Default::default()), |(c, m)| (Some(c), m));
         let events = self.group.events();

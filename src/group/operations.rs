@@ -72,6 +72,17 @@ impl Group {
         }
     }
 
+    /// The wait for the peer is over: writers enter. Nothing if it isn't waiting (any more).
+    pub fn end_waiting(&self) {
+        let mut queue = self.queue.lock();
+        let open = Gate::Open { begun: false };
+        match (queue.gate, queue.stopped_from) {
+            (Gate::Waiting, _) => queue.gate = open,
+            (Gate::Stopped, Some(Gate::Waiting)) => queue.stopped_from = Some(open),
+            _ => {}
+        }
+    }
+
     /// Takes back these decisions of this site: their lines are durable when this returns, the head stands where it
     /// stood before them, and the disks are a target's (S2). To be called again after a crash with what is left.
     pub fn withdraw(&self, epochs: &[EpochId], op: Token) -> Result<Moment> {

@@ -16,6 +16,8 @@ pub enum Gate {
     },
     /// Writers with a handle from before get ENOSPC, so that QEMU pauses the VM (fenced, frozen, handing over).
     Frozen,
+    /// After a start: its peer is to be heard before anything enters. As long as this lasts it is a writer to the peer.
+    Waiting,
     /// A target: EROFS for everything.
     Target,
     /// Damaged or poisoned: EIO.
@@ -101,6 +103,8 @@ impl Gate {
             Self::Open { .. } => Ok(()),
             Self::Frozen => Err(Error::new(Kind::NoSpace, "this site may not write the group now")
                 .advice("See `status` and `allowed` of the VM")),
+            Self::Waiting => Err(Error::new(Kind::Busy, "the group waits for its peer after the start")
+                .advice("See `start-wait` in `status` of the VM")),
             Self::Target => Err(Error::new(Kind::ReadOnly, "the disks of a target are read-only")
                 .advice("`failover` makes them writable")),
             Self::Stopped => {

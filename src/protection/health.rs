@@ -95,6 +95,8 @@ words!(
         IndexNearBound = "index-near-bound",
         /// A window is kept here, and nothing leaves the site.
         LocalOnly = "local-only",
+        /// Writers wait for the peer to be heard after the start.
+        StartWait = "start-wait",
     }
 );
 
@@ -213,6 +215,10 @@ impl Reason {
                 ("the index nears its bound", "Shorten the window, or give the store more memory.")
             }
             Self::LocalOnly => ("nothing leaves this site", "Protect it with `protect to=<peer>`."),
+            Self::StartWait => (
+                "after its start this site hears its peer before it takes writes",
+                "Wait; or make sure that the VM doesn't run at the other site and write `resume force confirm=<vm>`.",
+            ),
         }
     }
 }

@@ -92,6 +92,8 @@ pub struct StatusReport {
     pub allowance: u64,
     /// The job under way.
     pub job: Option<String>,
+    /// How long it still waits for its peer before it takes writes, ns.
+    pub start_wait: Option<u64>,
     /// Time, result of the last test failover.
     pub last_test: Option<(WallTime, String)>,
     /// The files.

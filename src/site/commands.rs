@@ -18,7 +18,7 @@ use crate::protection::job::Job;
 use crate::protection::policy::edit;
 use crate::protection::preconditions::failing;
 use crate::protection::report::Outcome;
-use crate::protection::{Refusal, Refused, Scope, Verb};
+use crate::protection::{Refusal, Refused, Scope, State, Verb};
 use crate::site::events::Event;
 use crate::site::objects::{COMMAND_DAYS, CommandObject};
 use crate::site::points;
@@ -183,6 +183,11 @@ impl Site {
         let group = vm.group().map_err(refused)?;
         let name = vm.name();
         let mut situation = self.situation(vm, writer).map_err(refused)?;
+        // Whatever the state: it is the wait that ends.
+        let waits = command.action == Action::Resume && command.force && vm.start_wait_left().is_some();
+        if waits {
+            situation.state = Some(State::Protected);
+        }
         let moment = match named(command) {
             None => None,
             Some(named) => {
@@ -237,6 +242,10 @@ impl Site {
             Action::Drop(what) => ground.drop_what(line, what),
             Action::RecoveryPoint { name, pin } => ground.point(name.clone(), *pin),
             Action::Pause => self.still(vm, || ground.pause(true)),
+            Action::Resume if waits => {
+                let says = self.still(vm, || self.end_start_wait(vm)).map_err(refused)?;
+                Ok(Done { job: None, says, rest: None })
+            }
             Action::Resume => self.still(vm, || ground.pause(false)),
             Action::Scrub { .. } => ground.scrub(line, at()?),
             Action::Unprotect { delete } => {

@@ -14,6 +14,7 @@
 //! | commands | what control files take: judged, made durable, carried out |
 //! | points, policies | recovery points of a group, its policy |
 //! | jobs | job objects that survive a restart, and the threads that work on them |
+//! | start_wait | hearing the peer before anything is written after a mount |
 //! | hooks, domain, start | stopping and starting VMs; the domain XML for this site |
 //! | names | which names are allowed |
 
@@ -39,6 +40,7 @@ mod room;
 #[allow(clippy::module_inception, reason = "the main concept of the room has its name")]
 pub mod site;
 pub mod start;
+pub mod start_wait;
 pub mod store;
 mod upkeep;
 mod vm;

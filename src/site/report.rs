@@ -12,6 +12,7 @@ use crate::protection::{State, size_text};
 use crate::site::events::Event;
 use crate::site::names::is_disk;
 use crate::site::replication::{GroupStatus, PeerStatus, SessionState};
+use crate::site::start_wait::START_WAIT_SECONDS;
 use crate::site::{Site, Vm, points};
 use crate::vocab::{Moment, Result};
 use std::collections::BTreeMap;
@@ -63,6 +64,7 @@ impl Site {
         let head = group.head();
         let mut flags = known.flags;
         flags.unfenced_peer = unfenced(situation.state, replicated.as_ref());
+        flags.started_without_peer = vm.started_alone();
         let critical = health.severity == crate::protection::health::Severity::Critical;
         let state = situation.state.unwrap_or(State::Unprotected);
         let paired = !catalog.list::<crate::link::Peer>()?.0.is_empty();
@@ -89,6 +91,7 @@ impl Site {
             used: group.journal_bytes(),
             allowance: settings.allowance.bytes(sizes, room.total),
             job: situation.job,
+            start_wait: vm.start_wait_left(),
             last_test: None,
             disks,
             next: next_step(state, &vm.name(), paired, true, critical),
@@ -224,6 +227,14 @@ impl Site {
         }
         if unfenced(Some(state), replicated.as_ref()) {
             see(Reason::UnfencedPeer, None, None);
+        }
+        if let Some(left) = vm.start_wait_left() {
+            let seconds = self.store().settings()?.start_wait_seconds;
+            let limit = format!("{} s", seconds.unwrap_or(START_WAIT_SECONDS));
+            see(Reason::StartWait, Some(format!("{} s left", left.div_ceil(1_000_000_000))), Some(limit));
+        }
+        if vm.started_alone() {
+            see(Reason::StartedWithoutPeer, None, None);
         }
         if state != State::Unprotected && known.peer.is_some() {
             match peer.as_ref().map(|p| (p.session, &p.refusal)) {

@@ -13,6 +13,7 @@ use crate::site::objects::{GroupObject, VmObject};
 use crate::site::replication::{Operations, Replication as Engine, ReplicationOptions};
 use crate::site::requests::Requests;
 use crate::site::start::Openings;
+use crate::site::start_wait::StartWait;
 use crate::site::store::{Moved, OpenFor, Store};
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token, VmId};
 use parking_lot::{Mutex, RwLock};
@@ -57,6 +58,7 @@ pub struct Site {
     pub(super) openings: OnceLock<Box<Openings>>,
     pub(super) replicating: Mutex<Option<Arc<Engine>>>,
     pub(super) started_ns: u64,
+    pub(super) start: Arc<StartWait>,
     stop: AtomicBool,
     keeper: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -105,9 +107,11 @@ impl Site {
             tracing::error!("{error}");
         }
         let jobs = Arc::new(jobs);
+        let seconds = store.settings()?.start_wait_seconds;
+        let start = StartWait::open(store.catalog().clone(), clock.clone(), mount, seconds)?;
         let mut vms = BTreeMap::new();
         for object in objects {
-            let vm = Vm::of(&object, &parts);
+            let vm = Vm::of(&object, &parts, &start);
             let group = store.catalog().get::<GroupObject>(&object.group.to_string());
             match group {
                 Ok(group) => *vm.peer.lock() = group.and_then(|g| g.peer),
@@ -118,6 +122,7 @@ impl Site {
         let started_ns = clock.monotonic_ns();
         let site = Arc::new(Self {
             started_ns,
+            start,
             store,
             requests,
             events,
@@ -148,6 +153,7 @@ impl Site {
                     if site.stop.load(Ordering::Acquire) {
                         return;
                     }
+                    site.keep_waits();
                     let more = site.keep_all(&mut told);
                     site.clean(&mut cleaned_ns);
                     site.look(&mut looked_ns);
@@ -192,6 +198,7 @@ impl Site {
         }
         let mut failed = None;
         for vm in self.vms() {
+            vm.leave_held();
             let Some(group) = vm.opened() else { continue };
             let done = self.care_of(&vm).and_then(|care| group.round_with(care)).and_then(|_| group.close());
             if let Err(e) = done {
@@ -302,9 +309,10 @@ impl Site {
             GroupObject { id: group.id(), name: None, vms: vec![id], peer, role_hint: None, policy: None };
         self.store.catalog().put(&of_one)?;
         self.store.catalog().put(&object)?;
-        let vm = Arc::new(Vm::of(&object, &self.parts));
+        let vm = Arc::new(Vm::of(&object, &self.parts, &self.start));
         if peer.is_some() {
             *vm.peer.lock() = peer;
+            self.start.ended(object.group);
         }
         *vm.group.lock() = Some(group);
         vms.insert(name.to_owned(), vm.clone());

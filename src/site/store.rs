@@ -7,6 +7,7 @@
 //! site/peers/<store>.json       one file a peer
 //! site/tokens.json              pairing tokens, without their secrets
 //! site/settings.json            what an administrator chose
+//! site/start.json               who has heard its peer since the mount
 //! catalog/vms/<vm>.json         names
 //! catalog/groups/<group>.json   membership
 //! catalog/points/<group>.json   recovery points

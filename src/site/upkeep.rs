@@ -62,6 +62,9 @@ impl Site {
             let (group, report, missing) = old.reopen()?;
             if report.damage.is_none() {
                 Ground::settle(&group)?;
+                if vm.start_wait_left().is_some() {
+                    group.stand(Gate::Waiting);
+                }
             }
             *open = Some(Arc::clone(&group));
             drop(open);

@@ -8,6 +8,7 @@ use crate::site::commands::Ground;
 use crate::site::facts::Known;
 use crate::site::objects::VmObject;
 use crate::site::room::Noted;
+use crate::site::start_wait::{StartWait, Waiting};
 use crate::vocab::{GroupId, Result, StoreId, VmId};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Vm {
     pub(super) pointed_ns: AtomicU64,
     pub(super) health: Mutex<Health>,
     pub(super) noted: Mutex<Noted>,
+    pub(super) start: Arc<StartWait>,
+    pub(super) waiting: Mutex<Waiting>,
 }
 
 /// A policy in memory, and whether somebody wrote it.
@@ -43,7 +46,7 @@ pub(super) struct Held {
 
 impl Vm {
     /// As the catalog has it; its group isn't opened.
-    pub(super) fn of(object: &VmObject, parts: &GroupParts) -> Self {
+    pub(super) fn of(object: &VmObject, parts: &GroupParts, start: &Arc<StartWait>) -> Self {
         Self {
             id: object.id,
             name: Mutex::new(object.name.clone()),
@@ -59,6 +62,8 @@ impl Vm {
             pointed_ns: AtomicU64::new(0),
             health: Mutex::default(),
             noted: Mutex::default(),
+            start: Arc::clone(start),
+            waiting: Mutex::default(),
         }
     }
 
@@ -104,7 +109,8 @@ impl Vm {
             tracing::error!(vm = %self.name(), "damaged, read-only: {damage}");
         }
         if report.damage.is_none() {
-            Ground::settle(&group)?;
+            let known = Ground::settle(&group)?;
+            self.start.opened(&group, &known, &self.waiting);
         }
         *open = Some(group.clone());
         Ok(group)
@@ -148,6 +154,12 @@ impl Vm {
         crate::site::policies::store(catalog, self.group_id, &policy, &settings)?;
         *held = Some(Held { policy, settings, written: true });
         Ok(())
+    }
+
+    /// Holds the site's thread off this VM.
+    #[cfg(test)]
+    pub(crate) fn still_upkeep(&self) -> parking_lot::MutexGuard<'_, Upkeep> {
+        self.upkeep.lock()
     }
 
     pub(super) fn opened(&self) -> Option<Arc<Group>> {

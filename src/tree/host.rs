@@ -51,6 +51,14 @@ pub trait Host: Send + Sync {
     fn entropy(&self) -> &dyn Entropy;
     /// Says who knows which disks are open for writing.
     fn set_openings(&self, _openings: Box<Openings>) {}
+    /// Lets this happen when writers may enter the VM; it comes back if they may now.
+    fn when_served(
+        &self,
+        _vm: &dyn Item,
+        then: Box<dyn FnOnce() + Send>,
+    ) -> Option<Box<dyn FnOnce() + Send>> {
+        Some(then)
+    }
     /// What the control files say and do.
     fn controls(&self) -> &dyn Controls;
     /// The mount is gone, or another process takes over: everything to its place.
@@ -142,6 +150,12 @@ impl Host for Site {
     }
     fn set_openings(&self, openings: Box<Openings>) {
         self.set_openings(openings);
+    }
+    fn when_served(&self, vm: &dyn Item, then: Box<dyn FnOnce() + Send>) -> Option<Box<dyn FnOnce() + Send>> {
+        match own(self, vm) {
+            Ok(vm) => vm.when_served(then),
+            Err(_) => Some(then),
+        }
     }
     fn controls(&self) -> &dyn Controls {
         self

@@ -32,6 +32,30 @@ fn writes(flags: i32) -> bool {
 }
 
 impl Tree {
+    /// An opening for writing waits, without a thread, for a VM that waits for its peer after the start.
+    pub(super) fn open_served(&self, request: &Request, ino: u64, flags: i32, reply: Completion<Opened>) {
+        let opens = writes(flags) || flags & libc::O_TRUNC != 0;
+        let waits = match self.nodes.node(ino) {
+            Ok(Node::Live(vm, file)) if opens => self.live(vm, file).ok(),
+            _ => None,
+        };
+        let (Some(live), Some(me)) = (waits, self.me.get().cloned()) else {
+            return reply.done(self.open_node(request, ino, flags));
+        };
+        if live.group.gate() != Gate::Waiting {
+            return reply.done(self.open_node(request, ino, flags));
+        }
+        let request = *request;
+        let then = move || {
+            if let Some(tree) = me.upgrade() {
+                reply.done(tree.open_node(&request, ino, flags));
+            }
+        };
+        if let Some(now) = self.host.when_served(&*live.vm, Box::new(then)) {
+            now();
+        }
+    }
+
     pub(super) fn open_node(&self, request: &Request, ino: u64, flags: i32) -> Answer<Opened> {
         let node = self.nodes.node(ino)?;
         match node {
@@ -262,8 +286,10 @@ impl Tree {
         if !request.resent && named.size == size {
             // Nothing changes in the journal; who may write is asked all the same.
             live.refuse_target()?;
-            if live.group.gate() == Gate::Frozen {
-                return Err(Errno::ENOSPC);
+            match live.group.gate() {
+                Gate::Frozen => return Err(Errno::ENOSPC),
+                Gate::Waiting => return Err(Errno::EBUSY),
+                _ => {}
             }
             live.attributes.written(self.host.clock().wall_ns());
             return Ok(());

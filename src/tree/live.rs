@@ -60,6 +60,7 @@ impl Live {
     pub(super) fn refuse_opening(&self) -> Answer<()> {
         match self.group.gate() {
             Gate::Target | Gate::Frozen => Err(Errno::EROFS),
+            Gate::Waiting => Err(Errno::EBUSY),
             Gate::Open { .. } | Gate::Stopped => Ok(()),
         }
     }

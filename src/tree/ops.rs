@@ -349,6 +349,11 @@ pub trait Namespace: Send + Sync {
     /// Opens a file; `flags` are those of open(2) and may hold O_TRUNC.
     fn open(&self, request: &Request, ino: u64, flags: i32) -> Answer<Opened>;
 
+    /// As [`Namespace::open`], for one that may have to wait: answered now, or later from another thread.
+    fn open_later(&self, request: &Request, ino: u64, flags: i32, reply: Completion<Opened>) {
+        reply.done(self.open(request, ino, flags));
+    }
+
     /// The last descriptor and mapping of an opening is gone. What it answers reaches nobody.
     fn release(&self, request: &Request, ino: u64, handle: u64, flags: i32);
 

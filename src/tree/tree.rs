@@ -17,7 +17,7 @@ use crate::vocab::{DiskId, Error, Kind, Moment, Result, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// How long the kernel may use names and attributes without asking: what changes without it knowing (a failover, a
@@ -43,6 +43,8 @@ pub struct Tree {
     pub(super) keepers: (u32, u32),
     /// Lengths of files that are made when they are opened, with the time when they were found.
     pub(super) lengths: Mutex<HashMap<u64, (u64, u64)>>,
+    /// For what is answered later, from another thread.
+    pub(super) me: OnceLock<Weak<Tree>>,
 }
 
 /// The errno of an error; what a person may have to know is logged.
@@ -83,9 +85,21 @@ impl Tree {
             started,
             keepers: crate::tree::owner::keepers(),
             lengths: Mutex::default(),
+            me: OnceLock::new(),
             host,
         };
         tree.sweep_removed();
+        Ok(tree)
+    }
+
+    /// As [`Tree::new`], shared: only such a one answers an opening later than it came.
+    pub fn shared(
+        host: Arc<dyn Host>,
+        numbers: Arc<dyn Numbers>,
+        notices: Arc<dyn Notices>,
+    ) -> Result<Arc<Self>> {
+        let tree = Arc::new(Self::new(host, numbers, notices)?);
+        let _ = tree.me.set(Arc::downgrade(&tree));
         Ok(tree)
     }
 
@@ -185,7 +199,7 @@ impl Namespace for Tree {
             return Err(Errno::EISDIR);
         }
         if !made {
-            live.refuse_target()?;
+            live.refuse_opening()?;
         }
         // Also if it was made by a process that died before it answered: then it is empty already.
         if flags & libc::O_TRUNC != 0 && live.size()? > 0 {
@@ -208,6 +222,10 @@ impl Namespace for Tree {
 
     fn open(&self, request: &Request, ino: u64, flags: i32) -> Answer<Opened> {
         self.open_node(request, ino, flags)
+    }
+
+    fn open_later(&self, request: &Request, ino: u64, flags: i32, reply: Completion<Opened>) {
+        self.open_served(request, ino, flags, reply);
     }
 
     fn release(&self, _request: &Request, _ino: u64, handle: u64, _flags: i32) {

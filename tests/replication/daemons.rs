@@ -166,6 +166,10 @@ impl Daemon {
         }));
     }
 
+    pub(super) fn store(&self) -> std::path::PathBuf {
+        self.dir.path().join("store")
+    }
+
     fn socket(&self) -> std::path::PathBuf {
         self.dir.path().join("control")
     }

@@ -6,6 +6,7 @@ mod operations;
 mod planned;
 mod sessions;
 mod standby;
+mod start_wait;
 
 use crate::support::proxy::Proxy;
 use standbyfs::format::{AddPayload, FileKind};
@@ -46,7 +47,16 @@ impl Place {
         self.open_as(Moved::Unsaid)
     }
 
+    /// By the first worker of a mount, or by a later one of the same.
+    fn open_mounted(&self, mount: u8) -> Open {
+        self.open_by(Moved::Unsaid, mount)
+    }
+
     fn open_as(&self, moved: Moved) -> Open {
+        self.open_by(moved, 1)
+    }
+
+    fn open_by(&self, moved: Moved, mount: u8) -> Open {
         let options = SiteOptions {
             store: self.store(),
             journal: None,
@@ -54,7 +64,7 @@ impl Place {
             name: self.name.into(),
             index_memory: 16 << 20,
         };
-        let site = Site::open(&options, Token([1; 16])).unwrap();
+        let site = Site::open(&options, Token([mount; 16])).unwrap();
         let options = ReplicationOptions {
             listen: self.listen,
             retry_first: Duration::from_millis(30),

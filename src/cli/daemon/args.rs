@@ -39,6 +39,10 @@ pub struct MountArgs {
     /// Listen for peers here, from now on; without a port on 8084. `pair create` listens on all addresses.
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
+    /// From now on, how long a VM that was active here waits for its peer after a mount before it takes writes; 0: not
+    /// at all. Without ever having been given: 60.
+    #[arg(long, value_name = "SECONDS")]
+    pub start_wait: Option<u64>,
     /// Memory for the indexes of all groups, such as 64MiB; the rest of an index stays on disk.
     #[arg(long, value_name = "SIZE", default_value = "256MiB")]
     pub index_memory: String,

@@ -41,6 +41,9 @@ pub fn mount(args: &MountArgs) -> Result<()> {
         let site = Site::open(&site, context.mount_id)?;
         let mount = std::path::absolute(&args.mount).unwrap_or_else(|_| args.mount.clone());
         site.set_mount(mount);
+        if let Some(seconds) = args.start_wait {
+            site.set_start_wait(seconds)?;
+        }
         begin_replication(&site, listen)?;
         context.tree(site)
     })

@@ -457,6 +457,7 @@ impl<'a> Talk<'a> {
 
     fn met(&self, slot: &GroupSlot, verdict: Verdict) -> Result<()> {
         let said = verdict::keep(slot, self.hub.store, &verdict)?;
+        self.hub.site()?.start_heard(&slot.vm, &verdict)?;
         let mut running = slot.running.lock();
         if running.verdict.as_ref() != Some(&verdict) {
             if let Some(text) = said {

@@ -25,6 +25,9 @@ impl Site {
             return Err(Error::new(Kind::NotFound, format!("the group of {} is gone", vm.name())));
         };
         catalog.put(&GroupObject { peer, ..object })?;
+        if peer.is_some() {
+            self.start.ended(vm.group_id());
+        }
         *vm.peer.lock() = peer;
         Ok(())
     }

@@ -18,7 +18,10 @@ pub fn status_sheet(r: &StatusReport) -> Sheet {
         .set("protected", matches!(r.state, State::Protected | State::Standby))
         .set("says", r.state.says())
         .set("direction", r.direction.as_ref().map(|(from, to)| format!("{from}->{to}")))
-        .set("writable", r.state.writable());
+        .set("writable", r.state.writable() && r.start_wait.is_none());
+    if let Some(left) = r.start_wait {
+        sheet.set("start-wait", format!("{}s", left.div_ceil(1_000_000_000)));
+    }
     peer_lines(&mut sheet, r.peer.as_ref());
     sheet.set("health", r.health.name()).set("rpo", rpo_text(r.rpo)).set("backlog", Value::Bytes(r.backlog));
     moment_lines(&mut sheet, ["head", "head-time"], r.head);

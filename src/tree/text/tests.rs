@@ -32,6 +32,7 @@ fn report() -> StatusReport {
         used: 64 << 20,
         allowance: 8 << 30,
         job: None,
+        start_wait: None,
         last_test: None,
         disks: vec![DiskReport {
             name: "web01/root disk.raw".into(),
