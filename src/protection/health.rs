@@ -106,6 +106,11 @@ impl Reason {
         if self <= Self::VersionMismatch { Severity::Critical } else { Severity::Warning }
     }
 
+    /// Whether it goes as soon as it doesn't hold any more: what can't come and go needs no time to prove that it is over.
+    pub fn ends_for_good(self) -> bool {
+        matches!(self, Self::NoRecoveryPoint | Self::StartWait)
+    }
+
     /// What it means, and what to do: one sentence each.
     pub fn says(self) -> (&'static str, &'static str) {
         match self {
@@ -301,8 +306,9 @@ impl Health {
             (standing.figure, standing.limit, standing.holds) = (figure.clone(), limit.clone(), true);
             *last = mono;
         }
-        self.standing.retain(|reason, (_, last)| {
-            let stays = mono.saturating_sub(*last) < CLEAR_AFTER;
+        self.standing.retain(|reason, (standing, last)| {
+            let lingers = !reason.ends_for_good() && mono.saturating_sub(*last) < CLEAR_AFTER;
+            let stays = standing.holds || lingers;
             if !stays {
                 changes.cleared.push(*reason);
             }
@@ -351,6 +357,20 @@ mod tests {
         assert_eq!(health.severity(), Severity::Ok);
         assert_eq!(health.observe(101 * S, 10, &[seen(Reason::PeerUnreachable)]).raised.len(), 1);
         assert_eq!(health.standing()[0].since, 10);
+    }
+
+    #[test]
+    fn what_ends_for_good_goes_at_once() {
+        let mut health = Health::default();
+        let both = [seen(Reason::NoRecoveryPoint), seen(Reason::StartWait)];
+        health.observe(S, 0, &both);
+        assert_eq!(health.severity(), Severity::Critical);
+        assert_eq!(health.observe(2 * S, 0, &[]).cleared, [Reason::NoRecoveryPoint, Reason::StartWait]);
+        assert_eq!((health.severity(), health.standing()), (Severity::Ok, vec![]));
+        // A fence, or an age, may come back in a moment.
+        let stays: Vec<_> = Reason::ALL.iter().filter(|r| !r.ends_for_good()).map(|r| seen(*r)).collect();
+        health.observe(3 * S, 0, &stays);
+        assert_eq!(health.observe(4 * S, 0, &[]), Changes::default());
     }
 
     #[test]
