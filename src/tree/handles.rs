@@ -41,6 +41,8 @@ pub(super) enum What {
 pub(super) struct Open {
     pub(super) what: What,
     epoch: EpochId,
+    /// Opened for writing.
+    pub(super) writes: bool,
     /// The newest generation of the group for which H2 was checked.
     generation: AtomicU64,
 }
@@ -71,7 +73,12 @@ impl Open {
     }
 
     pub(super) fn new(what: What, epoch: EpochId) -> Self {
-        Self { what, epoch, generation: AtomicU64::new(u64::MAX) }
+        Self { what, epoch, writes: false, generation: AtomicU64::new(u64::MAX) }
+    }
+
+    /// As [`Open::new`], of a live file, with what it was opened for.
+    pub(super) fn of_live(live: Arc<Live>, epoch: EpochId, writes: bool) -> Self {
+        Self { writes, ..Self::new(What::Live(live), epoch) }
     }
 
     /// The live file and the generation for which that holds. H2.

@@ -93,14 +93,16 @@ impl Tree {
             || live.named().map_or_else(|_| live.vm.name(), |named| join(&live.vm.name(), &named.path));
         let writes = writes.then(name);
         let meaning = Meaning { node: live.node.clone(), epoch, file: live.file, writes, said: None };
-        let open = Open::new(What::Live(live.clone()), epoch);
+        let open = Open::of_live(live.clone(), epoch, meaning.writes.is_some());
         let handle = self.handles.add(&meaning, open).map_err(failed)?;
         Ok(Opened { handle, direct_io: true, parallel_direct_writes: true, keep_cache: false })
     }
 
     pub(super) fn opened(&self, handle: u64) -> Answer<Arc<Open>> {
         self.handles.get(handle, |meaning| match meaning.node {
-            Node::Live(vm, file) => Ok(Open::new(What::Live(self.live(vm, file)?), meaning.epoch)),
+            Node::Live(vm, file) => {
+                Ok(Open::of_live(self.live(vm, file)?, meaning.epoch, meaning.writes.is_some()))
+            }
             node => self.open_other(&node, meaning.said),
         })
     }
@@ -214,6 +216,10 @@ impl Tree {
             Ok(found) => found,
             Err(e) => return reply.done(Err(e)),
         };
+        // As writes: what was refused since isn't there, and no flush may say that it is. QEMU pauses the VM.
+        if open.writes && live.group.gate() == Gate::Frozen {
+            return reply.done(Err(Errno::ENOSPC));
+        }
         if !data_only {
             let vm = live.vm.id();
             let kept = self.attributes.save_touched(vm, live.file, &live.attributes);
