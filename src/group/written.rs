@@ -57,6 +57,9 @@ impl Group {
             };
             let mine = |seq| seq >= first && seq <= last;
             for e in batch.records.iter().map(|r| &r.entry).filter(|e| e.kind.has_seq() && mine(e.seq)) {
+                if e.seq != seen.next() {
+                    return Ok(None);
+                }
                 bytes += if e.kind == RecordKind::Write { e.length } else { 0 };
                 seen = e.seq;
             }

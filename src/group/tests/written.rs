@@ -8,6 +8,9 @@ use crate::vocab::Moment;
 #[test]
 fn what_was_written_is_counted_by_records() {
     let mut w = begin(3).unwrap();
+    for _ in 0..10 {
+        w.operate(0, false).unwrap();
+    }
     w.connect().unwrap();
     w.settle().unwrap();
     let (source, target) = (w.group(0), w.group(1));
@@ -38,6 +41,7 @@ fn what_was_written_is_counted_by_records() {
     }
     let places = source.place_behind(head).unwrap().pos.0 - source.place_behind(from).unwrap().pos.0;
     assert!(places > written, "a difference of places is another figure: {places} and {written}");
-    let before = Moment { epoch: from.epoch, seq: crate::vocab::Seq(2) };
+    let before = Moment { epoch: from.epoch, seq: crate::vocab::Seq(from.seq.0 - 2) };
+    assert!(source.written_between(before, head, &mut 10_000).unwrap().is_some());
     assert_eq!(target.written_between(before, head, &mut 10_000).unwrap(), None, "that isn't held here");
 }
