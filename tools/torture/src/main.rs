@@ -32,6 +32,9 @@ struct Arguments {
     /// Writes this into the VM's policy first, such as `window: 24h`.
     #[arg(long)]
     policy: Option<String>,
+    /// Protects the VM to a second daemon, which is then killed and stays away.
+    #[arg(long)]
+    protected: bool,
     /// Seed of random choices; by default another one each time.
     #[arg(long)]
     seed: Option<u64>,
@@ -105,8 +108,15 @@ fn main() -> ExitCode {
 fn torture(arguments: &Arguments, rng: fastrand::Rng) -> Result<()> {
     let work = tempfile::Builder::new().prefix("standbyfs-torture-").tempdir_in(&arguments.directory)?;
     let program = arguments.program.canonicalize()?;
-    let mut mount = Mount::start(&program, work.path())?;
+    let mut mount = Mount::start(&program, work.path(), "source")?;
     let vm = mount.vm("t")?;
+    if arguments.protected {
+        let mut target = Mount::start(&program, work.path(), "target")?;
+        std::fs::File::create(vm.join("small.raw"))?.set_len(1 << 20)?;
+        mount.protect("t", &target)?;
+        target.kill_all()?;
+        println!("protected; the target is away");
+    }
     if let Some(policy) = &arguments.policy {
         std::fs::write(mount.root().join("vms/t/policy"), format!("{policy}\n"))?;
     }

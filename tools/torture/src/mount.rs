@@ -10,6 +10,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Mount {
     program: PathBuf,
+    name: &'static str,
     store: PathBuf,
     root: PathBuf,
     log: PathBuf,
@@ -17,11 +18,13 @@ pub struct Mount {
 }
 
 impl Mount {
-    pub fn start(program: &Path, work: &Path) -> Result<Self> {
-        let (store, root, log) = (work.join("store"), work.join("mount"), work.join("log"));
+    /// A site of this name, with store and mount below `work`; it listens for a peer on loopback.
+    pub fn start(program: &Path, work: &Path, name: &'static str) -> Result<Self> {
+        let at = |what: &str| work.join(format!("{name}-{what}"));
+        let (store, root, log) = (at("store"), at("mount"), at("log"));
         std::fs::create_dir(&root)?;
-        let keeper = spawn(program, &store, &root, &log)?;
-        let mut mount = Self { program: program.into(), store, root, log, keeper };
+        let keeper = spawn(program, name, &store, &root, &log)?;
+        let mut mount = Self { program: program.into(), name, store, root, log, keeper };
         mount.wait()?;
         Ok(mount)
     }
@@ -37,6 +40,35 @@ impl Mount {
             std::fs::create_dir(&vm)?;
         }
         Ok(vm)
+    }
+
+    /// What `standbyctl` prints.
+    pub fn control(&self, arguments: &[&str]) -> Result<String> {
+        let tool = self.program.with_file_name("standbyctl");
+        let output = Command::new(tool).arg("--mount").arg(&self.root).args(arguments).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        Err(format!("standbyctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// Protects a VM to another site, and waits until that has everything.
+    pub fn protect(&self, vm: &str, target: &Mount) -> Result<()> {
+        let made = target.control(&["pair", "create"])?;
+        let token = made.split_whitespace().max_by_key(|word| word.len()).unwrap_or_default();
+        self.control(&["pair", "accept", token])?;
+        self.control(&["protect", vm])?;
+        let end = Instant::now() + PATIENCE;
+        while !std::fs::read_to_string(self.root.join("vms").join(vm).join("status"))?
+            .lines()
+            .any(|line| line == "state: protected")
+        {
+            if Instant::now() > end {
+                return Err(format!("{vm} isn't protected after {PATIENCE:?}").into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
     }
 
     /// The worker that serves now, if there is one.
@@ -65,7 +97,7 @@ impl Mount {
 
     /// Mounts again after [`Self::kill_all`].
     pub fn again(&mut self) -> Result<()> {
-        self.keeper = spawn(&self.program, &self.store, &self.root, &self.log)?;
+        self.keeper = spawn(&self.program, self.name, &self.store, &self.root, &self.log)?;
         self.wait()
     }
 
@@ -119,10 +151,11 @@ impl Drop for Mount {
     }
 }
 
-fn spawn(program: &Path, store: &Path, root: &Path, log: &Path) -> Result<Child> {
+fn spawn(program: &Path, name: &str, store: &Path, root: &Path, log: &Path) -> Result<Child> {
     let log = std::fs::File::options().create(true).append(true).open(log)?;
     let mut command = Command::new(program);
-    command.args(["mount", "--foreground", "--store"]).arg(store).arg(root);
+    command.args(["mount", "--foreground", "--name", name, "--listen", "127.0.0.1:0", "--store"]);
+    command.arg(store).arg(root);
     Ok(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?)
 }
 
