@@ -164,6 +164,11 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Records, and the batches that they came in: one write of the journal each.
+    pub fn appended(&self) -> (u64, u64) {
+        (self.records.load(Ordering::Relaxed), self.batches.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
     }

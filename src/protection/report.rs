@@ -90,6 +90,8 @@ pub struct StatusReport {
     pub used: u64,
     /// Bytes that they may have.
     pub allowance: u64,
+    /// Records appended since the group was opened, and the batches that they came in.
+    pub appended: (u64, u64),
     /// The job under way.
     pub job: Option<String>,
     /// How long it still waits for its peer before it takes writes, ns.

@@ -90,6 +90,7 @@ impl Site {
             points: (ordered.last().map(|p| p.name()), ordered.len() as u64),
             used: group.journal_bytes(),
             allowance: settings.allowance.bytes(sizes, room.total),
+            appended: group.counters().appended(),
             job: situation.job,
             start_wait: vm.start_wait_left(),
             last_test: None,

@@ -32,6 +32,8 @@ pub fn status_sheet(r: &StatusReport) -> Sheet {
         .set("points", r.points.1)
         .set("used", Value::Bytes(r.used))
         .set("allowance", Value::Bytes(r.allowance))
+        .set("records", r.appended.0)
+        .set("batches", r.appended.1)
         .set("job", r.job.as_deref());
     match &r.last_test {
         None => sheet.set("last-test", Value::None),

@@ -31,6 +31,7 @@ fn report() -> StatusReport {
         points: (Some("1970-01-01T00-01-00.000Z-crash".into()), 3),
         used: 64 << 20,
         allowance: 8 << 30,
+        appended: (120, 30),
         job: None,
         start_wait: None,
         last_test: None,
@@ -76,6 +77,8 @@ fn status() {
          points: 3\n\
          used: 64MiB\n\
          allowance: 8GiB\n\
+         records: 120\n\
+         batches: 30\n\
          job: none\n\
          last-test: none\n\
          disk: name=\"web01/root disk.raw\" role=os size=20GiB allocated=4KiB uuid=cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd\n\

@@ -1,5 +1,6 @@
 //! The jobs, and what fio and the kernel say about a run of one.
 
+use crate::target::Target;
 use crate::{Compare, Result};
 use serde::Serialize;
 use std::os::unix::fs::MetadataExt;
@@ -73,6 +74,8 @@ pub struct Figures {
     pub p99_us: f64,
     /// Bytes that the disk's device wrote meanwhile, a byte that the job wrote; of the whole machine.
     pub written_per_byte: Option<f64>,
+    /// Requests that one write of a journal took together, where the target tells.
+    pub records_per_batch: Option<f64>,
 }
 
 pub fn require() -> Result<()> {
@@ -90,8 +93,10 @@ pub fn fill(disk: &Path, mebibytes: u64) -> Result<()> {
     Ok(())
 }
 
-pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> Result<Figures> {
+pub fn run(job: &Job, target: &Target, options: &Compare, device: Option<&str>) -> Result<Figures> {
+    let disk = &target.disk;
     rustix::fs::sync();
+    let appended = target.appended();
     let before = device.and_then(written);
     let time = format!("--runtime={}", options.seconds);
     let size = format!("--size={}m", options.size);
@@ -105,6 +110,7 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
         "--lat_percentiles=1",
     ];
     let report = fio(disk, &[job.options, &fixed[..]].concat())?;
+    let batches = target.appended().zip(appended).map(|(now, before)| (now.0 - before.0, now.1 - before.1));
     // What the server still holds back belongs to the job, and must not disturb the next one.
     rustix::fs::sync();
     settle(device, options.settle);
@@ -122,6 +128,9 @@ pub fn run(job: &Job, disk: &Path, options: &Compare, device: Option<&str>) -> R
         written_per_byte: (way == "write")
             .then(|| Some((after? - before?) as f64 / bytes.max(1.0)))
             .flatten(),
+        records_per_batch: batches
+            .filter(|b| b.1 > 0)
+            .map(|(records, batches)| records as f64 / batches as f64),
     })
 }
 

@@ -148,7 +148,7 @@ fn compare(options: &Compare) -> Result<()> {
             for at in 0..targets.len() {
                 let target = &targets[(at + round - 1) % targets.len()];
                 eprintln!("round {round} of {}: {} on {}", options.rounds, job.name, target.name);
-                let figures = fio::run(job, &target.disk, options, device.as_deref())?;
+                let figures = fio::run(job, target, options, device.as_deref())?;
                 report.add(job.name, &target.name, figures);
             }
         }

@@ -96,6 +96,7 @@ impl Report {
                     median_us: median(&sorted(figures.iter().map(|f| f.median_us))).unwrap_or(0.0),
                     p99_us: median(&sorted(figures.iter().map(|f| f.p99_us))).unwrap_or(0.0),
                     written_per_byte: median(&sorted(written)),
+                    records_per_batch: median(&sorted(figures.iter().filter_map(|f| f.records_per_batch))),
                 },
                 to_raw: None,
                 to_passthrough: None,
@@ -139,14 +140,24 @@ fn table(rows: &[Row]) -> String {
         let _ = writeln!(out, "\n{} ({})", job.about, job.name);
         let _ = writeln!(
             out,
-            "  {:<15} {:>9} {:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>8}  {}",
-            "target", "ops/s", "MiB/s", "/raw", "/pass", "/null", "p50 µs", "p99 µs", "written", "range"
+            "  {:<15} {:>9} {:>9} {:>7} {:>7} {:>7} {:>9} {:>9} {:>8} {:>7}  {}",
+            "target",
+            "ops/s",
+            "MiB/s",
+            "/raw",
+            "/pass",
+            "/null",
+            "p50 µs",
+            "p99 µs",
+            "written",
+            "/batch",
+            "range"
         );
         for row in rows.iter().filter(|row| row.job == job.name) {
             let ratio = |r: Option<f64>| r.map_or_else(|| "-".into(), |r| format!("{r:.2}"));
             let _ = writeln!(
                 out,
-                "  {:<15} {:>9.0} {:>9.1} {:>7} {:>7} {:>7} {:>9.1} {:>9.1} {:>8}  {:.0}..{:.0}",
+                "  {:<15} {:>9.0} {:>9.1} {:>7} {:>7} {:>7} {:>9.1} {:>9.1} {:>8} {:>7}  {:.0}..{:.0}",
                 row.target,
                 row.median.operations,
                 row.median.mebibytes,
@@ -156,6 +167,7 @@ fn table(rows: &[Row]) -> String {
                 row.median.median_us,
                 row.median.p99_us,
                 ratio(row.median.written_per_byte),
+                ratio(row.median.records_per_batch),
                 row.range.0,
                 row.range.1,
             );

@@ -14,6 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Target {
     pub name: String,
     pub disk: PathBuf,
+    /// Where standbyfs tells how many records and batches there were.
+    status: Option<PathBuf>,
     #[expect(dead_code, reason = "ends with the target")]
     server: Option<Server>,
     /// A disk that was made in a mount that stays.
@@ -82,13 +84,22 @@ impl Target {
             let server = Server::start(shell, &mount)?;
             let within = mount.join(&options.within);
             std::fs::create_dir_all(&within)?;
-            targets.push(Self { server: Some(server), ..Self::plain(name, within.join("bench.raw")) });
+            let status = within.file_name().map(|vm| mount.join("vms").join(vm).join("status"));
+            let plain = Self::plain(name, within.join("bench.raw"));
+            targets.push(Self { server: Some(server), status, ..plain });
         }
         Ok(targets)
     }
 
+    /// Records and batches of a journal so far.
+    pub fn appended(&self) -> Option<(u64, u64)> {
+        let text = std::fs::read_to_string(self.status.as_ref()?).ok()?;
+        let number = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<u64>().ok());
+        Some((number("records:")?, number("batches:")?))
+    }
+
     fn plain(name: &str, disk: PathBuf) -> Self {
-        Self { name: name.into(), disk, server: None, made: None }
+        Self { name: name.into(), disk, status: None, server: None, made: None }
     }
 
     fn qemu(work: &Path, mebibytes: u64) -> Result<Self> {
