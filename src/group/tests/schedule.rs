@@ -99,8 +99,11 @@ impl World {
         let held = self.held(group);
         let Some(moment) = held.get(self.rng.usize(..held.len().max(1))).copied() else { return Ok(()) };
         let image = self.model.moments[&moment].clone();
-        // What fails may have landed: then the line goes on from this moment.
-        self.flushed = Some(moment);
+        // What fails may have landed: then the line goes on from this moment. Or not, and a moment that nobody
+        // flushed may be gone.
+        let (before, table) = (self.flushed, group.table());
+        let was_flushed = |flushed| table.is_on_line(moment, flushed).unwrap_or(false);
+        self.flushed = if before.is_none_or(was_flushed) { Some(moment) } else { before };
         let decided = group.decide(moment, RowKind::Failover, Token([9; 16]), None)?;
         self.model.now = image;
         self.model.note(decided);
