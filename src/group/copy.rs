@@ -76,6 +76,16 @@ impl Group {
         Ok(Some((statement, missing)))
     }
 
+    /// G5 of `staging`: a copy over an image that isn't the head any more goes. Returns whether one did.
+    pub(crate) fn drop_overtaken_copy(&self) -> Result<bool> {
+        let over = self.progress()?.and_then(|progress| progress.over);
+        let overtaken = over.is_some_and(|over| over.from != self.head());
+        if overtaken {
+            self.drop_copy()?;
+        }
+        Ok(overtaken)
+    }
+
     /// Goes on with the copy that a connection or a restart has left.
     pub(crate) fn resume_copy(&self) -> Result<Option<Copying>> {
         let Some(progress) = self.progress()? else { return Ok(None) };

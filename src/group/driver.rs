@@ -545,6 +545,9 @@ impl Driver {
         let head = if self.group.has_image() { Some(self.durable_head()?) } else { None };
         let roles = self.roles();
         let writes = matches!(self.group.gate(), Gate::Open { .. } | Gate::Waiting);
+        if self.group.drop_overtaken_copy()? {
+            self.copy = None;
+        }
         let copy = self.group.copy_statement()?;
         let (copy, missing) = copy.map_or((None, Default::default()), |(c, m)| (Some(c), m));
         let events = self.group.events();

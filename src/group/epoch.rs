@@ -126,7 +126,8 @@ impl Group {
             let before = core
                 .table
                 .norm(Moment { epoch: span.epoch, seq: crate::vocab::Seq(span.first_seq.0 - 1) })?;
-            let Some(parent) = core.spans.of(before).filter(|p| p.from != span.from) else { continue };
+            let Some(parent) = core.spans.before(at, before) else { continue };
+            let parent = &core.spans.0[parent];
             let end =
                 if before.seq == parent.last_seq { parent.to } else { self.end_of(parent, before.seq)? };
             core.spans.0[at].parent_end = Some(end);

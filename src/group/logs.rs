@@ -151,6 +151,10 @@ impl Group {
         self.staged.read().values().map(|s| s.log.bytes()).sum()
     }
 
+    pub(crate) fn staged_ids(&self) -> Vec<LogId> {
+        self.staged.read().keys().copied().collect()
+    }
+
     pub(crate) fn is_published(&self, log: LogId) -> bool {
         self.staged.read().contains_key(&log)
     }
@@ -167,7 +171,7 @@ impl Group {
             Err(e) if e.kind() == Kind::NotFound => return Ok(()),
             other => other?,
         };
-        let kept: Vec<String> = self.staged.read().keys().map(|id| format!("{PREFIX}{id}")).collect();
+        let kept: Vec<String> = self.staged_ids().iter().map(|id| format!("{PREFIX}{id}")).collect();
         for name in names.iter().filter(|n| n.starts_with(PREFIX) && !kept.contains(n)) {
             remove_all(&**storage, &self.dir.join(name))?;
         }

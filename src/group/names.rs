@@ -4,11 +4,13 @@
 //!     and the facts on the moment's path above it, in path order.
 //! N2. An ordinal is never given twice in its group.
 //! N3. A directory that is renamed takes everything below it along.
+//! N4. What a branch changed stays as long as its records: its moments can be opened while the base lies on their
+//!     path, and they have names of their own.
 
 use crate::format::{AddPayload, FileKind, RemovePayload, RenamePayload};
 use crate::group::line::anchored;
 use crate::index::Path;
-use crate::vocab::{DiskId, DiskOrdinal, EpochId, Error, Kind, LogPlace, Moment, RecordKind, Result, VmId};
+use crate::vocab::{DiskId, DiskOrdinal, Error, Kind, LogPlace, Moment, RecordKind, Result, VmId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -199,16 +201,15 @@ impl NameLog {
     }
 
     /// Moves the snapshot up to `edge` on `path` and forgets what no moment needs any more: facts on the path
-    /// before the edge, and facts of epochs that `needed` refuses.
-    pub fn advance(&mut self, path: &Path, edge: LogPlace, needed: impl Fn(EpochId) -> bool) {
+    /// before the edge, and facts of branches whose records are no longer `held` (N4).
+    pub fn advance(&mut self, path: &Path, edge: LogPlace, held: impl Fn(LogPlace) -> bool) {
         let Some(until) = path.until(edge.log, edge.pos) else { return };
         let (snapshot, passed): (Names, Vec<LogPlace>) =
             (self.at(&until), self.on(&until).iter().map(|f| f.place).collect());
         self.snapshot = snapshot;
         self.edge = Some(edge);
         self.facts.retain(|f| {
-            !passed.contains(&f.place)
-                && (path.rank(f.place.log, f.place.pos).is_some() || needed(f.moment.epoch))
+            !passed.contains(&f.place) && (path.rank(f.place.log, f.place.pos).is_some() || held(f.place))
         });
     }
 }
@@ -217,7 +218,7 @@ impl NameLog {
 mod tests {
     use super::*;
     use crate::index::Interval;
-    use crate::vocab::{LogId, Pos};
+    use crate::vocab::{EpochId, LogId, Pos};
 
     const LOG: LogId = LogId([1; 16]);
 
@@ -286,5 +287,9 @@ mod tests {
         ]);
         assert_eq!(log.at(&fork).files[&DiskOrdinal(1)].size, 2);
         assert_eq!(log.at(&fork.until(LOG, Pos(95)).unwrap()).files[&DiskOrdinal(1)].size, 0);
+        let branch = path(21);
+        log.advance(&fork, LogPlace { log: LOG, pos: Pos(11) }, |place| place.pos >= Pos(11));
+        assert_eq!(log.at(&branch).files[&DiskOrdinal(1)].size, 1, "the branch has its own names");
+        assert_eq!(log.at(&fork).files[&DiskOrdinal(1)].size, 2);
     }
 }

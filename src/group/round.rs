@@ -12,6 +12,9 @@
 //!     checkpoint without them (J9).
 //! O5. A base has the length that its file has at the target.
 //! O6. Decisions and rounds exclude each other, and a round's limit was chosen after the newest decision.
+//! O7. A base stands at a place of the live path, by the name that this place has on every path that goes there.
+//!     Behind a jump where nothing came yet the log's end is another name of the jump's: a base by that name would
+//!     lie on no other path, and nothing could go on from the moment that the jump led to.
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
@@ -20,7 +23,7 @@ use crate::group::group::{BasePlace, Counters};
 use crate::group::left_out;
 use crate::group::line::anchored;
 use crate::group::space::Moved;
-use crate::index::{Path, Source};
+use crate::index::{Interval, Path, Source};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
 
@@ -54,20 +57,31 @@ impl Group {
         let late = left_out("O1: the journal is synced before a base is written");
         let unsynced = late || left_out("rounds go no further than D");
         let durable = if unsynced { self.log.end() } else { self.log.sync()? };
-        self.move_bases(self.target(limit, durable), &mut done)?;
+        if let Some(target) = self.target(limit, durable)? {
+            self.move_bases(target, &mut done)?;
+        }
         done.freed = self.free_below()?;
         self.count_room()?;
         Ok(done)
     }
 
-    /// O1: the limit, as far as the log is durable and has entered.
-    fn target(&self, limit: Option<LogPlace>, durable: Pos) -> LogPlace {
+    /// O1 and O7: the limit, as far as the log is durable and has entered. `None`: nothing is on the live path yet.
+    fn target(&self, limit: Option<LogPlace>, durable: Pos) -> Result<Option<LogPlace>> {
         let unindexed = left_out("O1: rounds go no further than the index");
         let entered = if unindexed { durable } else { self.entered().1 };
-        match limit {
-            Some(limit) if limit.log != self.log.id() || limit.pos <= entered => limit,
-            _ => LogPlace { log: self.log.id(), pos: self.log.batch_end(durable.min(entered)) },
+        let (log, path) = (self.log.id(), self.head_path(&mut self.core.lock())?);
+        let target = limit.filter(|limit| limit.log != log || limit.pos <= entered);
+        if left_out("O7: a base stands by the name of its place") {
+            return Ok(target.or(Some(LogPlace { log, pos: self.log.batch_end(durable.min(entered)) })));
         }
+        if let Some(target) = target {
+            return Ok(Some(path.named(target)));
+        }
+        let end = self.log.batch_end(durable.min(entered));
+        // A staging log on the path is durable as a whole.
+        let newest = path.intervals().iter().rfind(|i| i.log != log || i.from < end);
+        let to = |i: &Interval| if i.log == log { i.to.min(end) } else { i.to };
+        Ok(newest.map(|i| LogPlace { log: i.log, pos: to(i) }))
     }
 
     /// O3.
@@ -259,11 +273,14 @@ impl Group {
         if free.is_empty() {
             return Ok(staged);
         }
+        let (log, staging) = (self.log.id(), self.staged_ids());
+        let held = |at: LogPlace| if at.log == log { at.pos >= main } else { staging.contains(&at.log) };
+        let held = |at| held(at) && !left_out("N4: a branch keeps its names");
         {
             // The line as it is now: a decision may have come since, with names of its own.
             let mut core = self.core.lock();
             let path = self.head_path(&mut core)?;
-            self.names.lock().advance(&path, edge, |_| false);
+            self.names.lock().advance(&path, edge, held);
         }
         let unsaid = left_out("O4: segments are freed after a checkpoint without them");
         if !unsaid {

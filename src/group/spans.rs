@@ -5,6 +5,8 @@
 //! P5. Spans are written with each checkpoint and extended by the scan. They outlive the segments, so that a path
 //!     can be named whose begin the base has swallowed.
 //! P6. Behind a jump a path goes on at the moment that the jump came from, wherever that lies.
+//! P7. A line goes on from a span that was there when its next one began. What is received again later (records of a
+//!     branch, after a decision was taken back) lies elsewhere, and no path that was there before goes through it.
 
 use crate::format::Span;
 use crate::group::left_out;
@@ -20,7 +22,12 @@ pub struct Spans(pub Vec<Span>);
 impl Spans {
     /// The span that holds the record of a moment in normal form.
     pub fn of(&self, moment: Moment) -> Option<&Span> {
-        self.0.iter().rev().find(|s| {
+        self.before(self.0.len(), moment).map(|at| &self.0[at])
+    }
+
+    /// P7: of the first `count` spans the newest that holds the record of a moment.
+    pub(crate) fn before(&self, count: usize, moment: Moment) -> Option<usize> {
+        self.0[..count].iter().rposition(|s| {
             let first = if s.jump.is_some() { s.last_seq } else { s.first_seq };
             s.epoch == moment.epoch && first <= moment.seq && moment.seq <= s.last_seq
         })
@@ -79,14 +86,19 @@ impl Spans {
         let mut at = Some(table.norm(moment).map_err(named)?);
         let mut newest = open;
         let mut known_end = None;
+        let mut there = self.0.len();
         while let Some(moment) = at {
             if moment.seq == Seq(0) {
                 break;
             }
-            let span = self.of(moment).ok_or_else(|| {
+            let number = self.before(there, moment).ok_or_else(|| {
                 Error::new(Kind::NotFound, format!("no moment {moment} is held here"))
                     .advice("`gaps` says where no moments exist")
             })?;
+            let span = &self.0[number];
+            if !left_out("P7: a line goes on from a span that was there") {
+                there = number;
+            }
             let to = if newest.is_some() && span.jump.is_none() {
                 Pos(u64::MAX)
             } else if let Some(end) = known_end {

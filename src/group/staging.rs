@@ -7,7 +7,9 @@
 //!     is void: the source may have left that line since, and sends everything behind the progress again.
 //! G4. What the older image has beyond the sizes that the stream begins with, and of files that it doesn't have, reads
 //!     as zeros: the first entries say so. What is newer in the log comes above them.
-//! G5. A copy leads away from one head. If another decision was made here meanwhile it isn't published.
+//! G5. A copy leads away from one head. If the head is another meanwhile, by a decision or because a power loss took
+//!     its end, the copy isn't published. It is dropped before the site says again what it has: a peer that heard of
+//!     it would go on with it, and be refused, for ever.
 
 use crate::exchange::{Data, Fill, RangeSet, Record, shrink};
 use crate::format::{JumpSpan, Span};

@@ -165,22 +165,19 @@ impl Group {
     /// The place that lies `window` ns before the newest record: age is counted back from what the group holds,
     /// so a silent source ages nothing.
     fn edge_before(&self, window_ns: u64) -> Result<Option<LogPlace>> {
-        let spans = {
-            let mut core = self.core.lock();
-            self.refresh_spans(&mut core);
-            let path = self.head_path(&mut core)?;
-            path.intervals().to_vec()
-        };
+        let path = self.head_path(&mut self.core.lock())?;
         let Some(newest) = self.log.segments().iter().rev().map(|s| s.last_wall).find(|w| *w != 0) else {
             return Ok(None);
         };
         let before = newest.saturating_sub(window_ns as i64);
         // What a jump brought has no moments inside: the base goes over it as a whole, once the next record is old.
-        for interval in spans.iter().rev().filter(|i| i.log == self.log.id()) {
+        for interval in path.intervals().iter().rev().filter(|i| i.log == self.log.id()) {
             let stretch = Interval { to: interval.to.min(self.log.end()), ..*interval };
             if let Some(found) = self.index.batch_at_time(stretch, before)? {
-                let pos = self.log.batch_end(found.row.pos);
-                return Ok((pos.0 > 0).then_some(LogPlace { log: interval.log, pos }));
+                // What lies between this interval and the one before it is a branch.
+                let pos = self.log.batch_end(found.row.pos).max(interval.from);
+                let place = path.named(LogPlace { log: interval.log, pos });
+                return Ok((place.pos.0 > 0).then_some(place));
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@
 //! P3. Cutting at an anchor takes away versions and never changes the order of what stays, so a cut path is
 //!     the same path with a limit: a cache of the whole path answers for every cut of it.
 
-use crate::vocab::{LogId, Pos};
+use crate::vocab::{LogId, LogPlace, Pos};
 use std::fmt;
 use std::sync::Arc;
 
@@ -106,6 +106,19 @@ impl Path {
             .iter()
             .position(ends)
             .or_else(|| intervals.iter().position(|i| i.log == log && i.from == end))
+    }
+
+    /// The name of a place that every path has which goes there: between two intervals the end of the earlier one,
+    /// not the begin of the next. A place that isn't on the path stays as it is.
+    pub fn named(&self, place: LogPlace) -> LogPlace {
+        let intervals = &self.whole.intervals;
+        match self.place_of(place.log, place.pos) {
+            Some(number) if number > 0 && intervals[number].from == place.pos => {
+                let before = &intervals[number - 1];
+                LogPlace { log: before.log, pos: before.to }
+            }
+            _ => place,
+        }
     }
 
     /// The path of an earlier moment on this one, which ends at `end`, exclusive; keeps the cut. `None` if

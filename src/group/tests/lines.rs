@@ -1,10 +1,12 @@
 //! One site through changes of its line: what a decision that was taken back leaves, and where a line may go on.
 
-use super::model::{difference, head_image, id, parts, submit};
+use super::model::{difference, head_image, id, moment_image, parts, submit};
+use super::readers::written;
 use super::site::store;
 use super::space::{DISK, disk};
+use crate::exchange::{Planned, RangeSet};
 use crate::group::{Driver, Gate, Group, Op};
-use crate::history::RowKind;
+use crate::history::{JumpReason, RowKind};
 use crate::journal::LEFT_OUT;
 use crate::seam::SimDevice;
 use crate::vocab::{EpochId, Kind, Moment, Token};
@@ -33,7 +35,6 @@ fn a_head_that_a_decision_was_taken_back_to_has_its_chain_value() {
     let group = Group::create(parts(&device, 1), id()).unwrap();
     disk(&group, SIZE).unwrap();
     let moments: Vec<Moment> = (1..12).map(|tag| write(&group, tag)).collect();
-    let group = Arc::new(group);
     let before = said(&group).unwrap();
     assert_eq!(before.0, moments[10]);
     // On the branch there are fewer records than the head's line has behind the fork, and then more.
@@ -53,7 +54,7 @@ fn a_head_that_a_decision_was_taken_back_to_has_its_chain_value() {
 fn goes_on_before_the_first_file() -> Result<(), String> {
     let text = |e: crate::vocab::Error| e.to_string();
     let device = SimDevice::new(1);
-    let group = Arc::new(Group::create(parts(&device, 1), id()).map_err(text)?);
+    let group = Group::create(parts(&device, 1), id()).map_err(text)?;
     let begin = group.head();
     disk(&group, SIZE).map_err(text)?;
     (1..5).for_each(|tag| _ = write(&group, tag));
@@ -80,4 +81,95 @@ fn no_line_begins_below_a_base() {
     let caught = goes_on_before_the_first_file();
     LEFT_OUT.with_borrow_mut(Vec::clear);
     caught.unwrap_err();
+}
+
+/// Behind a fork that was taken back a file grows; then the base follows to the head, and segments are freed.
+fn branch_and_round() -> Result<(), String> {
+    let text = |e: crate::vocab::Error| e.to_string();
+    let device = SimDevice::new(1);
+    let group = Group::create(parts(&device, 1), id()).map_err(text)?;
+    disk(&group, SIZE).map_err(text)?;
+    (1..40).for_each(|tag| _ = write(&group, tag));
+    let epoch = decide(&group, group.head()).map_err(text)?;
+    submit(&group, DISK, Op::Resize { size: 2 * SIZE }, true).map_err(text)?;
+    write(&group, 40);
+    let (branch, image) = (group.head(), head_image(&group).map_err(text)?);
+    group.withdraw(&[epoch], Token([8; 16])).map_err(text)?;
+    let done = group.round(None).map_err(text)?;
+    assert!(done.files > 0 && done.freed > 0, "{done:?}");
+    let found = moment_image(&group, branch).map_err(text)?;
+    difference(&found, &image).map_or(Ok(()), Err)
+}
+
+#[test]
+fn a_branch_keeps_its_names() {
+    branch_and_round().unwrap();
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["N4: a branch keeps its names"]);
+    let caught = branch_and_round();
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    caught.unwrap_err();
+}
+
+/// The old source comes back by a copy over its image, nothing is behind the jump yet, and its base follows.
+fn round_at_a_jump(seed: u64) -> Result<(), String> {
+    let mut w = written(seed, 30);
+    w.settle()?;
+    w.cut()?;
+    let head = w.group(1).head();
+    w.decide(1, head, RowKind::Failover, None)?;
+    for site in [0, 1] {
+        w.model.now =
+            w.truth(&w.group(site).table(), w.group(site).head()).cloned().ok_or("no such moment")?;
+        for _ in 0..5 {
+            let group = w.group(site);
+            w.model.operate(&group, &mut w.rng, true).map_err(|e| e.to_string())?;
+            w.model.note(group.head());
+        }
+    }
+    w.quiet()?;
+    w.reprotect(0)?;
+    // A branch lies between the end of the line and what will come behind the jump.
+    let group = w.group(0);
+    let epoch = decide(&group, group.head()).map_err(|e| e.to_string())?;
+    group.withdraw(&[epoch], Token([8; 16])).map_err(|e| e.to_string())?;
+    w.settle()?;
+    assert!(group.core.lock().spans.0.last().is_some_and(|s| s.jump.is_some()), "{}", group.layout());
+    group.round(None).map_err(|e| e.to_string())?;
+    w.check(0)?;
+    let source = w.group(1);
+    w.model.now = head_image(&source).map_err(|e| e.to_string())?;
+    w.model.operate(&source, &mut w.rng, true).map_err(|e| e.to_string())?;
+    w.model.note(source.head());
+    w.settle()?;
+    w.check(0)
+}
+
+#[test]
+fn a_base_goes_to_the_end_of_a_jump() {
+    (0..5).for_each(|seed| round_at_a_jump(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}")));
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["O7: a base stands by the name of its place"]);
+    let caught = round_at_a_jump(0);
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    caught.unwrap_err();
+}
+
+#[test]
+fn a_copy_is_dropped_once_the_head_is_another() {
+    let device = SimDevice::new(1);
+    let group = Group::create(parts(&device, 1), id()).unwrap();
+    disk(&group, SIZE).unwrap();
+    let moments: Vec<Moment> = (1..6).map(|tag| write(&group, tag)).collect();
+    let (at, chain) = said(&group).unwrap();
+    group.freeze(Gate::Target);
+    let (copy, reason) = (Token([5; 16]), JumpReason::Delta);
+    let planned =
+        Planned { copy, reason, onto_image: true, at, chain, set: RangeSet::new(), disks: Vec::new() };
+    drop(group.begin_copy(&planned).unwrap());
+    let mut driver = Driver::new(group.clone(), Driver::settings(&group, store(1), None));
+    driver.connected(1);
+    assert!(group.copy_statement().unwrap().is_some(), "a copy over the head goes on");
+    let epoch = decide(&group, moments[2]).unwrap();
+    group.freeze(Gate::Target);
+    driver.connected(2);
+    assert!(group.copy_statement().unwrap().is_none(), "a copy over {at} at {epoch}");
 }

@@ -21,5 +21,6 @@ mod schedule;
 mod site;
 mod sites;
 mod space;
+mod spans;
 mod threads;
 mod written;

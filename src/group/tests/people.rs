@@ -128,7 +128,7 @@ impl World {
     }
 
     /// A fenced site becomes target of the other.
-    fn reprotect(&mut self, site: usize) -> Checked {
+    pub(super) fn reprotect(&mut self, site: usize) -> Checked {
         if !matches!(self.sites[1 - site].group.gate(), Gate::Open { .. }) {
             return Ok(());
         }

@@ -24,7 +24,7 @@ fn expected<'a>(group: &Group, moments: &'a HashMap<Moment, Image>, at: Moment) 
 }
 
 /// A source that has written, ready to be followed.
-fn written(seed: u64, operations: usize) -> World {
+pub(super) fn written(seed: u64, operations: usize) -> World {
     let mut w = World::new(seed);
     let source = w.sites[0].group.clone();
     w.model.note(source.head());

@@ -266,9 +266,16 @@ impl World {
         }
         let (head, table) = (group.head(), group.table());
         let Some(got) = self.powered(site, head_image(&group).map_err(text))? else { return Ok(()) };
-        let known = self.truth(&table, head).ok_or_else(|| format!("site {site}: {head} never was"))?;
-        if let Some(what) = difference(&got, known) {
+        let known = self.truth(&table, head).ok_or_else(|| format!("site {site}: {head} never was"))?.clone();
+        if let Some(what) = difference(&got, &known) {
             return Err(format!("site {site} at its head {head}: {what}\n{}", group.layout()));
+        }
+        // V1 of `read`: what every line that goes on from here rests on.
+        let viewed = moment_image(&group, head);
+        let viewed = viewed.map_err(|e| format!("the head {head} can't be opened: {e}\n{}", group.layout()));
+        let Some(viewed) = self.powered(site, viewed)? else { return Ok(()) };
+        if let Some(what) = difference(&viewed, &known) {
+            return Err(format!("site {site}, its head {head} as a moment: {what}\n{}", group.layout()));
         }
         let moment = self.model.order[self.rng.usize(..self.model.order.len())];
         match moment_image(&group, moment) {
@@ -393,6 +400,16 @@ impl World {
         Err(format!("not caught up: {}", self.stand()))
     }
 
+    /// The histories of both, for whoever looks at one seed.
+    fn story(&self) -> String {
+        let lines = |site: usize| {
+            let group = &self.sites[site].group;
+            let events = group.events().into_iter().map(|(_, e)| format!("  {e:?}\n")).collect::<String>();
+            format!("site {site}:\n{events}{}", group.layout())
+        };
+        format!("{}{}", lines(0), lines(1))
+    }
+
     pub(super) fn stand(&self) -> String {
         let site = |s: usize| {
             let (group, driver) = (&self.sites[s].group, &self.sites[s].driver);
@@ -418,6 +435,9 @@ pub(super) fn begin(seed: u64) -> Result<World, String> {
 fn run(seed: u64, commands: bool, counts: &mut BTreeMap<&'static str, u64>) -> Checked {
     let mut w = begin(seed)?;
     let done = w.all(commands);
+    if done.is_err() {
+        w.tell(|| w.story());
+    }
     for (what, n) in w.counts {
         *counts.entry(what).or_default() += n;
     }
