@@ -20,8 +20,11 @@ const ENDS: u64 = 12;
 const LITTLE_BYTES: u64 = 128 << 20;
 /// Or less than this share of it, 1/32.
 const LITTLE_SHARE: u64 = 32;
-/// A segment takes no more than this share of the allowance, 1/8.
+/// A segment takes no more than this share of the allowance, 1/8: one that is as long as all could never be freed in time.
 const SEGMENT_SHARE: u64 = 8;
+/// Nor, from this length on, more than this share of the journal, 1/512: the last one is read again after a death, so it
+/// is short; and a long journal doesn't have a long list.
+const SEGMENT_OF_JOURNAL: (u64, u64) = (16 << 20, 512);
 /// Looked at so often, ns.
 const LOOK_NS: u64 = 20_000_000;
 /// The filesystem is asked so often, ns.
@@ -42,8 +45,9 @@ impl Group {
             }
         }
         let limit = care.allowance.unwrap_or(u64::MAX);
-        self.log.set_segment_max(limit / SEGMENT_SHARE);
         let used = self.journal_used();
+        let (least, share) = SEGMENT_OF_JOURNAL;
+        self.log.set_segment_max((limit / SEGMENT_SHARE).min((used / share).max(least)));
         let room = &self.parts.rooms.journal;
         let little = LITTLE_BYTES.min(room.total() / LITTLE_SHARE);
         let short = little.saturating_sub(room.slack());

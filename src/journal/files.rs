@@ -40,11 +40,11 @@ impl Log {
 
     fn wanted(&self, state: &State) -> u64 {
         let (small, large) = self.parts.segment_bytes;
-        let fits = large <= self.segment_max.load(Ordering::Relaxed);
-        if state.large && fits { large } else { small }
+        let most = large.min(self.segment_max.load(Ordering::Relaxed));
+        if state.large { (most - most % small).max(small) } else { small }
     }
 
-    /// A journal with little room has short segments: one that is as long as its share could never be freed in time.
+    /// Segments that fill fast are at most so long.
     pub fn set_segment_max(&self, bytes: u64) {
         self.segment_max.store(bytes, Ordering::Relaxed);
     }
