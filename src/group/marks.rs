@@ -21,6 +21,8 @@ const NAME: &str = "chain.json";
 const ALL: u64 = 256;
 /// Of older ones each so manieth is kept.
 const SHARE: u64 = 16;
+/// Newest segments whose first values are written down: more than a scan finds, as a rule.
+const STARTS: usize = 16;
 
 /// What the file holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +32,8 @@ pub(crate) struct SavedChain {
     moment: Moment,
     value: [u8; 32],
     marks: Vec<(Moment, [u8; 32])>,
+    /// Values before the first records of the newest segments, by the segments' starts.
+    starts: Vec<(Pos, Moment, [u8; 32])>,
 }
 
 impl SavedChain {
@@ -37,6 +41,12 @@ impl SavedChain {
     pub(crate) fn at(&self, log: &Log) -> Option<(Pos, At)> {
         let usable = self.log == log.id() && self.place <= log.end();
         usable.then_some((self.place, At { moment: self.moment, value: ChainValue(self.value) }))
+    }
+
+    /// Values before the first records of segments that the log still has: without them what lies in a segment before
+    /// the saved place could not be computed once the segment before it is freed.
+    pub(crate) fn starts(&self) -> impl Iterator<Item = (Pos, At)> {
+        self.starts.iter().map(|(start, m, value)| (*start, At { moment: *m, value: ChainValue(*value) }))
     }
 
     /// Its marks, without those of records that the log has lost.
@@ -66,6 +76,13 @@ impl Group {
                 moment: chain.moment,
                 value: chain.value.0,
                 marks: thinned(&chain.marks).map(|(m, value)| (m, value.0)).collect(),
+                starts: chain
+                    .at_segment
+                    .iter()
+                    .rev()
+                    .take(STARTS)
+                    .map(|(start, (m, value))| (*start, *m, value.0))
+                    .collect(),
             }
         };
         small_file::write(&*self.parts.store, &self.dir, NAME, &saved)

@@ -199,6 +199,9 @@ impl Group {
         chain.marks.extend(saved.marks(&self.log));
         if let Some((place, at)) = saved.at(&self.log).filter(|(place, _)| *place > chain.place) {
             (chain.place, chain.moment, chain.value) = (place, at.moment, at.value);
+            for (start, at) in saved.starts().filter(|(start, _)| *start < place) {
+                self.log.note_start_chain(start, at.moment, at.value.0);
+            }
         }
     }
 
