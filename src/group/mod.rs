@@ -19,6 +19,7 @@ mod moments;
 mod names;
 mod open;
 mod operations;
+mod pace;
 mod pressure;
 mod queue;
 mod ranges;

@@ -3,7 +3,7 @@
 //! P1. The base follows as far as the window allows, more often.
 //! P2. The window gets shorter from its old end, segment by segment, until the journal is below its share again;
 //!     never past what a peer lacks or a copy reads, and never past the fork of a failover that is not committed.
-//! P3. Then only: nothing that brings bytes is admitted, until there is room.
+//! P3. Writers are slowed down meanwhile (`pace`). Then only: nothing that brings bytes is admitted, until there is room.
 //!
 //! A view that is open doesn't keep the base: its reads fail from then on.
 
@@ -25,6 +25,9 @@ const SEGMENT_SHARE: u64 = 8;
 /// Nor, from this length on, more than this share of the journal, 1/512: the last one is read again after a death, so it
 /// is short; and a long journal doesn't have a long list.
 const SEGMENT_OF_JOURNAL: (u64, u64) = (16 << 20, 512);
+/// Made shorter by about so much at a time: a step that takes seconds would begin anew with each death of a worker, and
+/// free nothing.
+const STEP_BYTES: u64 = 128 << 20;
 /// Looked at so often, ns.
 const LOOK_NS: u64 = 20_000_000;
 /// The filesystem is asked so often, ns.
@@ -52,7 +55,7 @@ impl Group {
         let little = LITTLE_BYTES.min(room.total() / LITTLE_SHARE);
         let short = little.saturating_sub(room.slack());
         let excess = if used > limit / 16 * BEGINS { used - limit / 16 * ENDS } else { 0 };
-        let wanted = excess.max(short);
+        let wanted = excess.max(short).min(STEP_BYTES);
         if wanted > 0 && now_ns.saturating_sub(state.relieved_ns) >= state.relief_pause_ns {
             let spare = self.log.drop_spare()?;
             let freed = self.shorten(care, wanted)? + spare;
@@ -60,8 +63,10 @@ impl Group {
             // Nothing to be had: look again later, not in every turn.
             state.relief_pause_ns = if freed == 0 { ASK_NS } else { 0 };
         }
+        let used = self.journal_used();
+        self.space.pace.set(self.log.end(), used, (limit / 16 * BEGINS, limit));
         // The segment that is written can't be freed, whatever the share is.
-        self.space.set_over(self.journal_used() > limit && self.log.segments().len() > 1);
+        self.space.set_over(used > limit && self.log.segments().len() > 1);
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 
 use crate::base::{BaseFile, Debt};
 use crate::group::content::{Below, overlaid};
+use crate::group::pace::Pace;
 use crate::group::queue::Op;
 use crate::group::{Group, left_out};
 use crate::seam::Room;
@@ -32,6 +33,7 @@ const STALE_SHARE: u64 = 16;
 pub(crate) struct Space {
     room: Arc<Room>,
     debts: Mutex<Debts>,
+    pub(crate) pace: Pace,
     /// The group takes more than its allowance: nothing that brings bytes is admitted.
     over: AtomicBool,
     /// A writer was refused: do now what frees room.
@@ -86,6 +88,7 @@ impl Space {
         Self {
             room,
             debts: Mutex::new(debts),
+            pace: Pace::new(),
             over: AtomicBool::new(false),
             pressed: AtomicBool::new(false),
             refused: AtomicU64::new(0),

@@ -129,6 +129,10 @@ impl Group {
             if durability == Durability::Durable {
                 self.gather(&mut batch);
             }
+            let wait = self.space.pace.wait(self.log.end());
+            if !wait.is_zero() {
+                self.parts.clock.pause(wait); // P4 of `pace`
+            }
             let taken = batch.len();
             self.append_all(batch, durability);
             let mut queue = self.queue.lock();

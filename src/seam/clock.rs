@@ -1,5 +1,7 @@
 //! Time. Three clocks, because each question needs another one.
 
+use std::time::Duration;
+
 /// Clocks of one machine.
 pub trait Clock: Send + Sync {
     /// Wall time, nanoseconds since 1970 UTC. May step. Names moments; never measures.
@@ -8,6 +10,8 @@ pub trait Clock: Send + Sync {
     fn monotonic_ns(&self) -> u64;
     /// Nanoseconds since boot, the time asleep included. For ages.
     fn boot_ns(&self) -> u64;
+    /// Lets so much time pass.
+    fn pause(&self, time: Duration);
 }
 
 /// The machine's own clocks.
@@ -26,6 +30,10 @@ impl Clock for SystemClock {
 
     fn boot_ns(&self) -> u64 {
         read(rustix::time::ClockId::Boottime)
+    }
+
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }
 

@@ -4,6 +4,7 @@ use crate::seam::{Clock, Entropy};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
 
 /// Clocks that move only when told to. Clones share their time.
 #[derive(Clone, Debug)]
@@ -16,14 +17,20 @@ struct Times {
     wall: AtomicI64,
     monotonic: AtomicU64,
     boot: AtomicU64,
+    paused: AtomicU64,
 }
 
 impl SimClock {
     /// Starts at this wall time (nanoseconds since 1970); the other clocks start at zero.
     pub fn new(wall_ns: i64) -> Self {
-        let times =
-            Times { wall: AtomicI64::new(wall_ns), monotonic: AtomicU64::new(0), boot: AtomicU64::new(0) };
+        let (monotonic, boot, paused) = Default::default();
+        let times = Times { wall: AtomicI64::new(wall_ns), monotonic, boot, paused };
         Self { at: Arc::new(times) }
+    }
+
+    /// For how long anybody has asked for a pause, in all.
+    pub fn paused(&self) -> Duration {
+        Duration::from_nanos(self.at.paused.load(SeqCst))
     }
 
     /// Lets time pass on all clocks.
@@ -66,6 +73,11 @@ impl Clock for SimClock {
 
     fn boot_ns(&self) -> u64 {
         self.at.boot.load(SeqCst)
+    }
+
+    /// Is counted; time passes only by [`SimClock::advance`].
+    fn pause(&self, time: Duration) {
+        self.at.paused.fetch_add(time.as_nanos() as u64, SeqCst);
     }
 }
 

@@ -31,6 +31,9 @@ impl Clock for MovedClock {
     fn boot_ns(&self) -> u64 {
         SystemClock.boot_ns()
     }
+    fn pause(&self, time: Duration) {
+        SystemClock.pause(time);
+    }
 }
 
 /// A site of a test.

@@ -84,6 +84,29 @@ fn the_window_gets_shorter_before_a_writer_waits() {
     assert!(world.is_held(before));
 }
 
+/// What can't be made shorter fills up more slowly, and nobody waits below the share.
+#[test]
+fn a_writer_is_slowed_down_before_it_is_refused() {
+    let mut world = World::new(4);
+    world.write(40);
+    assert!(world.group.journal_used() < ALLOWANCE / 16 * 12 && world.clock.paused().is_zero());
+    world.care.pinned = true;
+    let waited = |world: &mut World| {
+        let before = world.clock.paused();
+        let taken = world.write(4);
+        (taken, world.clock.paused() - before)
+    };
+    let mut waits = Vec::new();
+    while let (4, time) = waited(&mut world) {
+        waits.push(time);
+    }
+    let first = waits.iter().position(|time| !time.is_zero()).expect("nobody waited");
+    assert!(first > 0 && waits.len() > first + 2, "{waits:?}");
+    assert!(
+        waits.last() == waits.iter().max() && waits.last() > Some(&std::time::Duration::from_millis(100))
+    );
+}
+
 /// Segments of a busy group are long; where the share is small they must not take all of it.
 #[test]
 fn long_segments_dont_use_the_share_up() {
