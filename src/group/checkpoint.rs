@@ -6,6 +6,8 @@
 //! K5. The begin of the scan is chosen before anything else of a full checkpoint is written down, among the
 //!     segments that hold something that has entered: all that lies before it is in spans, names and list.
 //! K6. A group is called drained only if each base is the plain image of its file at the head.
+//! K7. A checkpoint is written after the line of each row and withdrawal that the table has. A row whose line failed
+//!     is found by the scan only until a later epoch moves its begin; then spans would name an epoch that nobody knows.
 //! K3. Names and spans beyond the durable place are not in it: a power loss may take them.
 
 use crate::format::{Checkpoint, FileState, LogState};
@@ -59,6 +61,7 @@ impl Group {
     /// Writes the slots only: after a line of the history, or when a base has moved.
     pub(crate) fn write_checkpoint(&self, core: &mut Core, closed: bool) -> Result<()> {
         self.refuse_left()?;
+        self.write_owed(core)?;
         // K4: the scan begins where the last full one said: what lies before has its list, runs and names.
         let now = self.log.checkpoint_state();
         let main = LogState { durable: now.durable, allocated: now.allocated, ..core.scan.clone() };

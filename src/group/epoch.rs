@@ -1,7 +1,8 @@
 //! Epochs: each opening that writes, and each decision, begins one.
 //!
 //! E3. What an epoch forks from is durable before its row; the row is durable before the epoch's next record.
-//! E4. Its line in the history is written after, and mended from the journal at the next opening.
+//! E4. Its line in the history is written after; if that fails, before the next checkpoint (K7 of `checkpoint`), or
+//!     from the journal at the next opening.
 
 use crate::group::Group;
 use crate::group::group::Core;
@@ -104,6 +105,7 @@ impl Group {
             self.keep_mark(moment, value);
         }
         core.table.insert(row.clone())?;
+        core.owed.push(Event::Epoch { row, own: true });
         self.refresh_spans(core);
         self.find_parent_ends(core)?;
         between("the row is entered");
@@ -112,7 +114,7 @@ impl Group {
         }
         core.closed = false;
         self.refresh_line(core)?;
-        self.record(core, Event::Epoch { row, own: true })?;
+        self.record_owed(core)?;
         Ok(epoch)
     }
 

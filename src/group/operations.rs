@@ -54,9 +54,10 @@ impl Group {
             Event::Withdrawn { epoch, op } => {
                 core.table.withdraw(*epoch, *op);
             }
-            _ => {}
+            _ => return self.record(&mut core, event),
         }
-        self.record(&mut core, event)
+        core.owed.push(event);
+        self.record_owed(&mut core)
     }
 
     /// Makes everything durable and names the head.

@@ -99,7 +99,8 @@ impl Group {
         for r in data.records.iter().filter(|r| r.kind == RecordKind::Epoch) {
             let row = Row::from_json(&r.payload)?;
             if core.table.insert(row.clone())? {
-                self.record(core, Event::Epoch { row, own: false })?;
+                core.owed.push(Event::Epoch { row, own: false });
+                self.record_owed(core)?;
             }
         }
         Ok(())
@@ -121,12 +122,14 @@ impl Group {
         let mut core = self.core.lock();
         for row in rows {
             if core.table.insert(row.clone())? {
-                self.record(&mut core, Event::Epoch { row, own: false })?;
+                core.owed.push(Event::Epoch { row, own: false });
+                self.record_owed(&mut core)?;
             }
         }
         for (epoch, op) in withdrawn {
             if core.table.withdraw(epoch, op) {
-                self.record(&mut core, Event::Withdrawn { epoch, op })?;
+                core.owed.push(Event::Withdrawn { epoch, op });
+                self.record_owed(&mut core)?;
             }
         }
         Ok(())

@@ -49,7 +49,15 @@ impl Group {
     /// what lies below it: then nothing is done, and the next turn chooses anew.
     pub(crate) fn round_if(&self, limit: Option<LogPlace>, lines: Option<usize>) -> Result<RoundDone> {
         let _work = self.work.lock();
-        let stale = lines.is_some_and(|lines| self.core.lock().events.len() != lines);
+        let stale = match lines {
+            Some(lines) => {
+                let mut core = self.core.lock();
+                self.refuse_left()?;
+                self.write_owed(&mut core)?;
+                core.events.len() != lines
+            }
+            None => false,
+        };
         if stale && !left_out("O6: a limit holds as long as no line of the history came") {
             return Ok(RoundDone::default());
         }

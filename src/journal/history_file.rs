@@ -24,6 +24,8 @@ pub struct HistoryFile {
     last_crc: u32,
     end: u64,
     room: u64,
+    /// The file has its name, but not durably.
+    unnamed: bool,
 }
 
 impl HistoryFile {
@@ -33,7 +35,16 @@ impl HistoryFile {
         file.write_all_at(&vec![0; FIRST_ROOM as usize], 0)?;
         file.sync()?;
         storage.sync_dir(parent(path))?;
-        Ok(Self { storage, path: path.into(), file, lines: 0, last_crc: 0, end: 0, room: FIRST_ROOM })
+        Ok(Self {
+            storage,
+            path: path.into(),
+            file,
+            lines: 0,
+            last_crc: 0,
+            end: 0,
+            room: FIRST_ROOM,
+            unnamed: false,
+        })
     }
 
     /// Reads the counted lines.
@@ -89,6 +100,7 @@ impl HistoryFile {
             last_crc,
             end: end as u64,
             room,
+            unnamed: false,
             storage: storage.clone(),
         };
         Ok((this, lines))
@@ -104,6 +116,10 @@ impl HistoryFile {
         let length = bytes.len() as u64;
         if (self.end + length + 1) * 2 > self.room {
             self.rewrite(length)?;
+        }
+        if self.unnamed {
+            self.storage.sync_dir(parent(&self.path))?;
+            self.unnamed = false;
         }
         bytes.push(0); // an abandoned longer line behind it must not look like a line
         self.file.write_at(&[IoSlice::new(&bytes)], self.end, Durability::Plain)?;
@@ -124,7 +140,7 @@ impl HistoryFile {
         self.last_crc
     }
 
-    /// The same lines in a file with more room. The old file stays until the new one has its name durably.
+    /// The same lines in a file with more room. No line goes there before its name is durable.
     fn rewrite(&mut self, more: u64) -> Result<()> {
         let room = ((self.end + more + 1) * 4).next_power_of_two().max(FIRST_ROOM);
         let mut bytes = vec![0; room as usize];
@@ -141,9 +157,8 @@ impl HistoryFile {
         file.write_all_at(&bytes, 0)?;
         file.sync()?;
         self.storage.rename(&next, &self.path)?;
-        self.storage.sync_dir(parent(&self.path))?;
-        self.file = file;
-        self.room = room;
+        // From here on the old file has no name: a line must not go there, whatever fails now.
+        (self.file, self.room, self.unnamed) = (file, room, true);
         Ok(())
     }
 }

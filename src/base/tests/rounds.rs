@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::Finished;
+use crate::journal::LEFT_OUT;
 use crate::seam::{Class, DirStorage, Fault, SimDevice, SimStorage};
 use crate::vocab::Kind;
 
@@ -169,6 +170,15 @@ fn a_round_that_broke_off_is_owed() {
     let mut round = base.round(MIB).unwrap();
     write(&mut round, &ranges, 1).unwrap();
     assert!(finish(round));
+    // Without the rule a round that writes nothing is a repair.
+    s.inject(Fault::of(Class::Sync));
+    let mut round = base.round(MIB).unwrap();
+    write(&mut round, &ranges, 1).unwrap();
+    assert!(!finish(round));
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["B3: what a failed sync owes is written again"]);
+    let believed = finish(base.round(MIB).unwrap());
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    assert!(believed, "the rule is kept elsewhere");
     write_model(&mut model, &ranges, 1);
     assert!(image(&base) == model);
     // Behind a shorter end nothing can be owed.
@@ -204,6 +214,10 @@ fn a_restart_after_a_failed_sync_repeats_the_round() {
     };
     assert_eq!(lost(true), 0);
     assert!(lost(false) > 0, "a zero that only the cache has must be lost in some seed");
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["R5: a round that is done again believes no hole"]);
+    let believed = lost(true);
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    assert!(believed > 0, "nothing noticed that a round that is done again believes holes");
 }
 
 /// A crash within any operation of a round: what the round doesn't touch is as before, and done again it is

@@ -49,6 +49,15 @@ struct Seen {
     went_on: usize,
 }
 
+/// Those of the budget; or the one that is looked at.
+fn seeds(full: u64, short: u64) -> std::ops::Range<u64> {
+    if let Ok(seed) = std::env::var("SEED") {
+        let seed = seed.parse().unwrap();
+        return seed..seed + 1;
+    }
+    0..full_budget(full, short)
+}
+
 /// Random work on a disk that is larger than the filesystem.
 fn run(seed: u64) -> std::result::Result<Seen, String> {
     let text = |e: crate::vocab::Error| e.to_string();
@@ -130,11 +139,12 @@ fn run(seed: u64) -> std::result::Result<Seen, String> {
 #[test]
 fn a_full_filesystem_loses_nothing_and_lets_go() {
     let (mut refused, mut went_on) = (0, 0);
-    for seed in 0..full_budget(3_000, 25) {
+    for seed in seeds(3_000, 25) {
         let seen = run(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         (refused, went_on) = (refused + seen.refused, went_on + seen.went_on);
     }
-    assert!(refused > 50 && went_on > 10, "refused {refused}, went on {went_on}");
+    let one = std::env::var("SEED").is_ok();
+    assert!(one || refused > 50 && went_on > 10, "refused {refused}, went on {went_on}");
 }
 
 #[test]
@@ -195,6 +205,34 @@ fn a_reopened_group_counts_what_its_bases_lack() {
     assert!(group.debt() <= 6 * 65_536);
     submit(&group, DISK, Op::Write { offset: 0, data: &[8; 4096] }, true).unwrap();
     assert!(group.debt() <= 6 * 65_536, "it is owed once");
+}
+
+/// The line of an epoch fails, and another epoch begins behind it.
+fn opened_behind_a_failed_line() -> Result<()> {
+    let device = SimDevice::new(4);
+    let group = Group::create(parts(&device, 1), id())?;
+    disk(&group, 1 << 20)?;
+    drop(group);
+    let (group, _) = Group::open(parts(&device, 2), id())?;
+    device.inject(Fault::of(Class::Sync).on("history"));
+    let write = |group: &Group| submit(group, DISK, Op::Write { offset: 0, data: &[7; 4096] }, true);
+    assert!(write(&group).is_err(), "the line fails");
+    write(&group)?;
+    group.checkpoint()?;
+    let (head, image) = (group.head(), head_image(&group)?);
+    drop(group);
+    let (group, _) = Group::open(parts(&device, 3), id())?;
+    assert_eq!((group.head(), head_image(&group)?), (head, image));
+    write(&group)
+}
+
+#[test]
+fn an_epoch_whose_line_failed_is_known_later() {
+    opened_behind_a_failed_line().unwrap();
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["K7: a line that failed is owed"]);
+    let opened = opened_behind_a_failed_line();
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    assert!(opened.is_err_and(|e| e.to_string().contains("is not known here")), "the epoch's line was there");
 }
 
 /// Seeds of failing syncs, of log and base, at any place.
@@ -311,22 +349,23 @@ fn run_syncs(seed: u64) -> std::result::Result<(usize, usize), String> {
 #[test]
 fn failed_syncs_are_mended_or_counted() {
     let (mut mended, mut lost) = (0, 0);
-    for seed in 0..full_budget(5_000, 60) {
+    for seed in seeds(5_000, 60) {
         let seen = run_syncs(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         (mended, lost) = (mended + seen.0, lost + seen.1);
     }
-    assert!(mended > 0 && lost > 0, "mended {mended}, opened anew {lost}");
+    let one = std::env::var("SEED").is_ok();
+    assert!(one || mended > 0 && lost > 0, "mended {mended}, opened anew {lost}");
 }
 
-/// What makes the zeros above mean something.
+/// What makes the zeros above mean something. B3 and R5 have their tests beside the base: a round that is done again
+/// here touches the same ranges, and nothing is zeroed.
 #[test]
 fn each_rule_after_a_failure_is_caught() {
     for rule in [
         "J11: what was not synced is read again",
         "J11: what a failed append left is void",
         "J7: a header that failed takes its place with it",
-        "B3: what a failed sync owes is written again",
-        "R5: a round that is done again believes no hole",
+        "K7: a line that failed is owed",
     ] {
         LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
         let caught = (0..300).any(|seed| run_syncs(seed).is_err());

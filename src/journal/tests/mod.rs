@@ -7,10 +7,10 @@
 mod power;
 mod room;
 
-use crate::journal::{Log, LogIdentity, LogParts};
-use crate::seam::{Room, SimClock, SimDevice, SimEntropy};
+use crate::journal::{HistoryFile, Log, LogIdentity, LogParts};
+use crate::seam::{Class, Fault, Room, SimClock, SimDevice, SimEntropy, Storage};
 use crate::vocab::{EpochId, GroupId, LogId, StoreId};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(super) fn parts(device: &SimDevice, seed: u64) -> LogParts {
@@ -82,4 +82,36 @@ fn payloads_come_back_and_rot_is_told() {
     assert_eq!(buf, payload[..100]);
     let error = log.read_payload(at.pos, 12288, at.crc, 4990, &mut buf).unwrap_err();
     assert_eq!(error.kind(), crate::vocab::Kind::Damaged);
+}
+
+/// A history that grows into a new file: whatever fails on the way, no line goes where it is lost.
+#[test]
+fn a_line_never_goes_to_a_file_without_a_name() {
+    for class in [Class::Sync, Class::Rename, Class::SyncDir] {
+        let device = SimDevice::new(5);
+        let storage: Arc<dyn Storage> = Arc::new(device.storage("store"));
+        let path = Path::new("history");
+        let mut file = HistoryFile::create(storage.clone(), path).unwrap();
+        // Shorter and shorter ones: what didn't fit into the old file may fit after a failure.
+        let (mut failed, mut written) = (0, 0);
+        for n in 0..40u64 {
+            if n % 3 != 2 {
+                device.inject(Fault::of(class));
+            }
+            let line = "x".repeat(if n % 2 == 0 { 6000 } else { 10 });
+            match file.append(n as i64, line) {
+                Ok(()) => written += 1,
+                Err(_) => failed += 1,
+            }
+            device.clear_faults();
+        }
+        assert_eq!(file.count(), written);
+        assert!(failed > 0 && (written > 0 || class == Class::Sync), "{class:?}: {failed}, {written}");
+        let (count, crc) = (file.count(), file.crc());
+        drop(file);
+        device.power_loss();
+        device.power_on();
+        let (_, lines) = HistoryFile::open::<String>(storage.clone(), path, count, crc, false).unwrap();
+        assert_eq!(lines.len() as u64, written);
+    }
 }
