@@ -24,7 +24,7 @@ const LITTLE_SHARE: u64 = 32;
 const SEGMENT_SHARE: u64 = 8;
 /// Nor, from this length on, more than this share of the journal, 1/512: the last one is read again after a death, so it
 /// is short; and a long journal doesn't have a long list.
-const SEGMENT_OF_JOURNAL: (u64, u64) = (16 << 20, 512);
+const SEGMENT_OF_JOURNAL: (u64, u64) = (32 << 20, 512);
 /// Made shorter by about so much at a time: a step that takes seconds would begin anew with each death of a worker, and
 /// free nothing.
 const STEP_BYTES: u64 = 128 << 20;
