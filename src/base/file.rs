@@ -39,14 +39,14 @@ impl BaseFile {
     /// Makes a base of `len` bytes, all hole. Durable once [`BaseFile::sync`] and a sync of its directory have
     /// succeeded. `Exists` if there is one.
     pub fn create(storage: &dyn Storage, path: &Path, len: u64) -> Result<Self> {
-        let base = Self::of(storage.create(path, Access::Cached)?, path);
+        let base = Self::of(storage.create(path, Access::Content)?, path);
         base.file.set_len(len)?;
         Ok(base)
     }
 
     /// Opens a base for reading and for rounds. `NotFound` if there is none.
     pub fn open(storage: &dyn Storage, path: &Path) -> Result<Self> {
-        Ok(Self::of(storage.open(path, Access::Cached)?, path))
+        Ok(Self::of(storage.open(path, Access::Content)?, path))
     }
 
     /// Opens a base for reading only: for tools.

@@ -26,7 +26,7 @@ use std::path::Path;
 const NAMES: &str = "names.json";
 
 impl Group {
-    /// A full checkpoint: at least every 64 MiB of log, and within 100 ms of idleness.
+    /// A full checkpoint: at least every 16 MiB of log, 64 where the list of segments is long, and within 100 ms of idleness.
     pub fn checkpoint(&self) -> Result<()> {
         let _work = self.work.lock();
         self.full_checkpoint(false)

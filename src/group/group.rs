@@ -221,16 +221,17 @@ impl Group {
         self.refuse_left()?;
         self.write_owed(core)?;
         self.append_line(core, event)?;
-        if left_out("K2: a line is acted on when a checkpoint counts it") {
-            return Ok(());
-        }
-        self.write_checkpoint(core, false)
+        self.count_lines(core)
     }
 
     /// As [`Group::record`], for all that is owed (K7).
     pub(crate) fn record_owed(&self, core: &mut Core) -> Result<()> {
         self.refuse_left()?;
         self.write_owed(core)?;
+        self.count_lines(core)
+    }
+
+    fn count_lines(&self, core: &mut Core) -> Result<()> {
         if left_out("K2: a line is acted on when a checkpoint counts it") {
             return Ok(());
         }

@@ -40,7 +40,10 @@ impl Group {
         if damaged {
             return Ok(Mended::Whole);
         }
-        if self.is_poisoned() && self.follows() && !left_out("W4: a target is opened anew") {
+        if self.is_poisoned()
+            && self.wanted_gate() == Gate::Target
+            && !left_out("W4: a target is opened anew")
+        {
             self.missing.store(true, Ordering::Release);
             return Ok(Mended::Missing);
         }
@@ -56,12 +59,6 @@ impl Group {
             }
         }
         Ok(mended)
-    }
-
-    /// Whether it is a target, or was one when a failure stopped it.
-    fn follows(&self) -> bool {
-        let queue = self.queue.lock();
-        queue.stopped_from.unwrap_or(queue.gate) == Gate::Target
     }
 
     /// Whether another was opened in its place (W3).

@@ -76,11 +76,8 @@ impl Group {
     /// The wait for the peer is over: writers enter. Nothing if it isn't waiting (any more).
     pub fn end_waiting(&self) {
         let mut queue = self.queue.lock();
-        let open = Gate::Open { begun: false };
-        match (queue.gate, queue.stopped_from) {
-            (Gate::Waiting, _) => queue.gate = open,
-            (Gate::Stopped, Some(Gate::Waiting)) => queue.stopped_from = Some(open),
-            _ => {}
+        if queue.wanted() == Gate::Waiting {
+            queue.set_gate(Gate::Open { begun: false });
         }
     }
 

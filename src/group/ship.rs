@@ -7,7 +7,9 @@ use crate::history::{
     ChainMark, ChainValue, DiskSize, Event, LineMarks, MarkReason, MarkSet, Path as LinePath,
 };
 use crate::index::Interval;
-use crate::vocab::{Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, Pos, RecordKind, Result};
+use crate::vocab::{
+    Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, Pos, RecordKind, Result, Seq,
+};
 use std::collections::BTreeMap;
 
 /// Records of one epoch behind a moment, and where they lead.
@@ -21,6 +23,26 @@ pub struct ShippedRun {
 }
 
 impl Group {
+    /// Where the records of one epoch behind `after`, in normal form, and not beyond `upto` lie: the epoch, the last of
+    /// their seqs. `None`: they are no longer held, or a jump led there.
+    pub(crate) fn stretch_behind(
+        &self,
+        after: Moment,
+        upto: Moment,
+    ) -> Result<Option<(EpochId, Seq, Interval)>> {
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        if after.seq >= upto.seq || !core.table.is_on_line(after, upto)? {
+            return Ok(None);
+        }
+        let line = core.table.line(upto)?;
+        let first = after.seq.next();
+        let Some(epoch) = line.epoch_of(first) else { return Ok(None) };
+        let last = line.last_seq(epoch).unwrap_or(upto.seq).min(upto.seq);
+        let held = core.spans.of(Moment { epoch, seq: first }).filter(|s| s.jump.is_none());
+        Ok(held.map(|span| (epoch, last, Interval { log: span.log, from: span.from, to: span.to })))
+    }
+
     /// Durable records behind `after`, not beyond `upto`, whole requests of one epoch, about `max_bytes`. `None`:
     /// they are no longer held. `from`: the chain at `after`, if the caller knows it.
     pub(crate) fn read_run(
@@ -30,24 +52,8 @@ impl Group {
         max_bytes: u64,
         from: Option<At>,
     ) -> Result<Option<ShippedRun>> {
-        let (epoch, last, stretch) = {
-            let mut core = self.core.lock();
-            self.refresh_spans(&mut core);
-            let after = core.table.norm(after)?;
-            let line = core.table.line(upto)?;
-            if !core.table.is_on_line(after, upto)? || after.seq >= upto.seq {
-                return Ok(None);
-            }
-            let Some(epoch) = line.epoch_of(after.seq.next()) else { return Ok(None) };
-            let last = line.last_seq(epoch).unwrap_or(upto.seq).min(upto.seq);
-            let Some(span) =
-                core.spans.of(Moment { epoch, seq: after.seq.next() }).filter(|s| s.jump.is_none())
-            else {
-                return Ok(None);
-            };
-            (epoch, last, Interval { log: span.log, from: span.from, to: span.to })
-        };
         let after = self.table().norm(after)?;
+        let Some((epoch, last, stretch)) = self.stretch_behind(after, upto)? else { return Ok(None) };
         let first = after.seq.next();
         let Some(row) = self.index.batch_of_seq(stretch, first)? else { return Ok(None) };
         let (mut pos, mut bytes, mut records) = (row.pos, 0, Vec::new());

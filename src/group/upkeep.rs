@@ -1,5 +1,7 @@
 //! What a group does behind its writers: syncs, checkpoints, rounds, merges. One call does what is due.
 //!
+//! What fails for want of room doesn't stop what frees room: it is told, and tried again in the next call.
+//!
 //! A round doesn't pass what is needed:
 //!
 //! N1. While a decision is open (a failover that isn't committed, a fenced or frozen site) there are no rounds.
@@ -90,11 +92,13 @@ impl Group {
             state.synced_ns = now_ns;
         }
         self.log.prepare_if_large()?;
-        // Runs of ended segments, so that memory holds few of them.
-        while self.index.seal(self.log.id())? {}
         let more = end.0.saturating_sub(state.checkpoint.0);
-        if more >= self.checkpoint_bytes() || (more > 0 && idle >= IDLE_NS) {
-            self.checkpoint()?;
+        let due = more >= self.checkpoint_bytes() || (more > 0 && idle >= IDLE_NS);
+        let short = match self.seal_all().and_then(|()| if due { self.checkpoint() } else { Ok(()) }) {
+            Err(error) if error.kind() == Kind::NoSpace => Some(error),
+            done => done.map(|()| None)?,
+        };
+        if due && short.is_none() {
             state.checkpoint = end;
         }
         let behind = end.0.saturating_sub(state.round.0);
@@ -114,10 +118,19 @@ impl Group {
                 tracing::debug!(group = %self.id().short(), freed = done.freed, bytes = done.bytes, "round");
             }
         }
+        if let Some(short) = short {
+            return Err(short);
+        }
         let keep = |_: LogId, _: &Entry| true;
         let merging = matches!(self.index.merge_step(MERGE_PIECES, &keep)?, MergeProgress::Working);
         self.index.tidy();
         Ok(merging)
+    }
+
+    /// Runs of ended segments, so that memory holds few of them.
+    fn seal_all(&self) -> Result<()> {
+        while self.index.seal(self.log.id())? {}
+        Ok(())
     }
 
     fn checkpoint_bytes(&self) -> u64 {

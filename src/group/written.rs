@@ -5,7 +5,6 @@
 //! B2. What isn't held, lies behind a jump, or would take too long to count is unknown, not less.
 
 use crate::group::Group;
-use crate::index::Interval;
 use crate::vocab::{Kind, Moment, Pos, RecordKind, Result};
 
 impl Group {
@@ -29,20 +28,7 @@ impl Group {
         upto: Moment,
         batches: &mut usize,
     ) -> Result<Option<(Moment, u64)>> {
-        let (epoch, last, stretch) = {
-            let mut core = self.core.lock();
-            self.refresh_spans(&mut core);
-            if after.seq >= upto.seq || !core.table.is_on_line(after, upto)? {
-                return Ok(None);
-            }
-            let line = core.table.line(upto)?;
-            let first = after.seq.next();
-            let Some(epoch) = line.epoch_of(first) else { return Ok(None) };
-            let last = line.last_seq(epoch).unwrap_or(upto.seq).min(upto.seq);
-            let held = core.spans.of(Moment { epoch, seq: first }).filter(|s| s.jump.is_none());
-            let Some(span) = held else { return Ok(None) };
-            (epoch, last, Interval { log: span.log, from: span.from, to: span.to })
-        };
+        let Some((epoch, last, stretch)) = self.stretch_behind(after, upto)? else { return Ok(None) };
         let first = after.seq.next();
         let Some(row) = self.index.batch_of_seq(stretch, first)? else { return Ok(None) };
         let (mut pos, mut bytes, mut seen): (Pos, u64, _) = (row.pos, 0, after.seq);

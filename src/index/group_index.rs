@@ -62,6 +62,10 @@ pub struct IndexStats {
 pub(super) struct Files {
     pub(super) next: u64,
     pub(super) merge: Option<MergeJob>,
+    /// The list of runs is older than what memory has: a replacement failed and is tried again.
+    list_owed: bool,
+    /// Runs whose files go once a list without them is durable.
+    left: Vec<Arc<Run>>,
 }
 
 /// Which record holds a byte at a moment, for all logs of one group.
@@ -98,7 +102,7 @@ impl Index {
             state.ended = run.header.to;
             Arc::make_mut(&mut state.runs).push(run);
         }
-        let files = Mutex::new(Files { next: found.next, merge: None });
+        let files = Mutex::new(Files { next: found.next, merge: None, list_owed: false, left: Vec::new() });
         Ok((Self { storage, dir, group, files, memory: Mutex::new(memory) }, found.lost))
     }
 
@@ -150,6 +154,9 @@ impl Index {
     /// Writes the run of the oldest ended segment of a log and makes it durable; `false` if there is none.
     pub fn seal(&self, log: LogId) -> Result<bool> {
         let mut files = self.files.lock();
+        if files.list_owed {
+            self.replace_list(&mut files, Vec::new())?;
+        }
         let oldest = self.memory.lock().logs.get(&log).and_then(|state| state.frozen.front().cloned());
         let Some(frozen) = oldest else { return Ok(false) };
         let map = &frozen.map;
@@ -161,7 +168,7 @@ impl Index {
             state.frozen.pop_front();
             add_run(state, run);
         }
-        self.write_list(&files)?;
+        self.replace_list(&mut files, Vec::new())?;
         Ok(true)
     }
 
@@ -220,8 +227,7 @@ impl Index {
             add_run(state, run);
             old
         };
-        self.write_list(&files)?;
-        self.remove_files(&old)
+        self.replace_list(&mut files, old)
     }
 
     /// Whether the runs (not: memory) cover this stretch of a log, which is one segment's.
@@ -261,8 +267,7 @@ impl Index {
         if old.is_empty() {
             return Ok(());
         }
-        self.write_list(files)?;
-        self.remove_files(&old)
+        self.replace_list(files, old)
     }
 
     /// Gives memory back if this index was idle and the budget is nearly spent; to be called every second or so.
@@ -307,31 +312,39 @@ impl Index {
         let from = segments.first().map_or(Pos(0), |s| s.from);
         let to = segments.last().map_or(Pos(0), |s| s.to);
         let plan = self.plan(files, log, 0, from, to);
-        let mut writer = RunWriter::create(&*self.storage, &self.dir, plan)?;
+        let mut writer = RunWriter::create(&self.storage, &self.dir, plan)?;
         pieces.sort_unstable_by(Piece::order);
         #[cfg(test)]
         crate::index::tests::leave_out_old_versions(&mut pieces);
-        pieces.iter().try_for_each(|piece| writer.push(piece))?;
-        for meta in segments {
-            let rows: Vec<BatchRow> =
-                rows.iter().filter(|r| meta.from <= r.pos && r.pos < meta.to).copied().collect();
-            writer.push_chapter(chapter(meta, &rows))?;
-            rows.into_iter().try_for_each(|row| writer.push_row(row))?;
-        }
-        writer.finish(&*self.storage, versions)
+        let mut write = || {
+            pieces.iter().try_for_each(|piece| writer.push(piece))?;
+            for meta in segments {
+                let rows: Vec<BatchRow> =
+                    rows.iter().filter(|r| meta.from <= r.pos && r.pos < meta.to).copied().collect();
+                writer.push_chapter(chapter(meta, &rows))?;
+                rows.into_iter().try_for_each(|row| writer.push_row(row))?;
+            }
+            writer.finish(versions)
+        };
+        write().map_err(|error| writer.abandon(error))
     }
 
-    pub(super) fn write_list(&self, files: &Files) -> Result<()> {
+    /// Makes the list of runs durable as memory has it, then removes the files of those that left it. Readers keep
+    /// their handles. If that fails, the next [`Index::seal`] tries again before anything else.
+    pub(super) fn replace_list(&self, files: &mut Files, old: Vec<Arc<Run>>) -> Result<()> {
+        files.left.extend(old);
+        files.list_owed = true;
         let runs: Vec<_> = {
             let memory = self.memory.lock();
             memory.logs.values().flat_map(|state| state.runs.iter().cloned()).collect()
         };
-        catalog::write_list(&*self.storage, &self.dir, files.next, runs.into_iter())
-    }
-
-    /// Removes files of runs that no list names any more. Readers keep their handles.
-    pub(super) fn remove_files(&self, runs: &[Arc<Run>]) -> Result<()> {
-        runs.iter().try_for_each(|run| self.storage.remove(&run.path))
+        catalog::write_list(&*self.storage, &self.dir, files.next, runs.into_iter())?;
+        while let Some(run) = files.left.last() {
+            self.storage.remove(&run.path)?;
+            files.left.pop();
+        }
+        files.list_owed = false;
+        Ok(())
     }
 }
 

@@ -66,10 +66,7 @@ impl Index {
                 self.end_merge(&mut files, job)?;
                 Ok(MergeProgress::Done)
             }
-            Err(error) => {
-                job.writer.abandon(&*self.storage)?;
-                Err(error)
-            }
+            Err(error) => Err(job.writer.abandon(error)),
         }
     }
 
@@ -86,14 +83,18 @@ impl Index {
         let Some((log, inputs)) = due else { return Ok(None) };
         let (first, last) = (&inputs[0].header, &inputs[inputs.len() - 1].header);
         let plan = self.plan(files, log, first.level.saturating_add(1), first.from, last.to);
-        let writer = RunWriter::create(&*self.storage, &self.dir, plan)?;
+        let writer = RunWriter::create(&self.storage, &self.dir, plan)?;
         let heads = Vec::new();
         Ok(Some(MergeJob { log, inputs, writer, level: 0, heads, chapter: (0, 0, 0), copying: false }))
     }
 
     fn end_merge(&self, files: &mut Files, job: MergeJob) -> Result<()> {
         let versions = job.inputs.iter().map(|run| run.header.versions).sum();
-        let run = job.writer.finish(&*self.storage, versions)?;
+        let mut writer = job.writer;
+        let run = match writer.finish(versions) {
+            Ok(run) => run,
+            Err(error) => return Err(writer.abandon(error)),
+        };
         let old = {
             let mut memory = self.memory.lock();
             let state = memory.logs.entry(job.log).or_default();
@@ -101,14 +102,13 @@ impl Index {
             add_run(state, run);
             old
         };
-        self.write_list(files)?;
-        self.remove_files(&old)
+        self.replace_list(files, old)
     }
 
     /// Gives up the merge under way if `which` says so: its inputs are about to change.
     pub(super) fn drop_merge(&self, files: &mut Files, which: impl Fn(&MergeJob) -> bool) -> Result<()> {
         match files.merge.take_if(|job| which(job)) {
-            Some(job) => job.writer.abandon(&*self.storage),
+            Some(job) => job.writer.drop_file(),
             None => Ok(()),
         }
     }

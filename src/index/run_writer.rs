@@ -1,6 +1,7 @@
 //! Writes a run: sorted pieces first, then the table of batches, then the sections, then the header.
 //!
-//! W1. The file gets its name after all of it is durable; before, it is a `.tmp` that an opening deletes.
+//! W1. The file gets its name after all of it is durable; before, it is a `.tmp`. One that is given up takes that with
+//!     it: on a full filesystem the tries would fill what is left. What a death leaves an opening deletes.
 
 use crate::format::index_page::{LEVEL_MAX, PAGE_BYTES, PageBuilder, Piece};
 use crate::format::run::{
@@ -30,6 +31,7 @@ pub(super) struct RunPlan {
 }
 
 pub(super) struct RunWriter {
+    storage: Arc<dyn Storage>,
     plan: RunPlan,
     dir: PathBuf,
     temporary: PathBuf,
@@ -56,13 +58,14 @@ pub(super) fn run_name(number: u64) -> String {
 }
 
 impl RunWriter {
-    pub(super) fn create(storage: &dyn Storage, dir: &Path, plan: RunPlan) -> Result<Self> {
+    pub(super) fn create(storage: &Arc<dyn Storage>, dir: &Path, plan: RunPlan) -> Result<Self> {
         let temporary = dir.join(format!("{}.tmp", run_name(plan.number)));
         if storage.exists(&temporary)? {
             storage.remove(&temporary)?;
         }
         let file = storage.create(&temporary, Access::Cached)?;
         Ok(Self {
+            storage: Arc::clone(storage),
             plan,
             dir: dir.to_owned(),
             temporary,
@@ -167,8 +170,8 @@ impl RunWriter {
         Ok(Section { offset, len: bytes.len() as u64, crc: crc32c::crc32c(bytes) })
     }
 
-    /// Makes it durable and gives it its name (W1).
-    pub(super) fn finish(mut self, storage: &dyn Storage, versions: u64) -> Result<Run> {
+    /// Makes it durable and gives it its name (W1). If that fails: [`RunWriter::abandon`].
+    pub(super) fn finish(&mut self, versions: u64) -> Result<Run> {
         self.end_rows()?;
         let pages = self.end_pieces()?;
         let ranks: Vec<DiskOrdinal> = self.disks.keys().copied().collect();
@@ -206,14 +209,22 @@ impl RunWriter {
         self.file.write_all_at(&header.encode(), 0)?;
         self.file.sync()?;
         let path = self.dir.join(run_name(self.plan.number));
-        storage.rename(&self.temporary, &path)?;
-        storage.sync_dir(&self.dir)?;
-        Run::open(storage, &path)
+        self.storage.rename(&self.temporary, &path)?;
+        self.storage.sync_dir(&self.dir)?;
+        Run::open(&*self.storage, &path)
     }
 
-    /// Gives it up.
-    pub(super) fn abandon(self, storage: &dyn Storage) -> Result<()> {
-        storage.remove(&self.temporary)
+    /// Gives it up (W1).
+    pub(super) fn drop_file(self) -> Result<()> {
+        self.storage.remove(&self.temporary)
+    }
+
+    /// Gives it up for this reason, which is handed back.
+    pub(super) fn abandon(self, why: Error) -> Error {
+        if let Err(error) = self.drop_file() {
+            tracing::warn!(%error, "what was written of an index run stays until the group is opened again");
+        }
+        why
     }
 }
 

@@ -100,9 +100,7 @@ impl Log {
         for (records, layout) in batches {
             let appended = self.append_batch(&mut scratch, records, &layout, age, durability);
             if appended.is_err() && !out.is_empty() {
-                let mut state = self.state.lock();
-                state.poisoned.get_or_insert_with(|| "a request was appended in part".to_owned());
-                state.torn = true;
+                self.poison_torn("a request was appended in part");
             }
             out.push(appended?);
         }

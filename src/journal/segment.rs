@@ -133,18 +133,19 @@ impl Segment {
     /// J8: one sync at a time, and none after one that failed. A failure is told to one caller only: of two at once the
     /// other would take what was lost for durable.
     pub(crate) fn sync(&self) -> Result<()> {
-        let mut failed = self.syncing.lock();
-        if *failed {
-            return Err(Error::new(Kind::Poisoned, "an earlier sync of this segment failed"));
-        }
-        let done = self.direct()?.sync();
-        *failed = done.is_err();
-        done
+        self.sync_if(|failed| !failed)
     }
 
     /// After a failure, by one who reads again what was not durable before (J11).
     pub(crate) fn sync_anew(&self) -> Result<()> {
+        self.sync_if(|_| true)
+    }
+
+    fn sync_if(&self, may: impl FnOnce(bool) -> bool) -> Result<()> {
         let mut failed = self.syncing.lock();
+        if !may(*failed) {
+            return Err(Error::new(Kind::Poisoned, "an earlier sync of this segment failed"));
+        }
         let done = self.direct()?.sync();
         *failed = done.is_err();
         done

@@ -5,7 +5,10 @@
 //!     claimed can be written later, as long as nobody else takes the room.
 //! M2. The reserve is a file of fixed size, so that others on the filesystem can't take it either. Its room is
 //!     given back when a step that must not fail meets a full filesystem ([`Reserved`]), and taken again as soon
-//!     as there is room beside all claims. While it is away it is counted as claimed.
+//!     as there is room beside all claims. While it is away it is counted as claimed. It is given in pieces that are
+//!     not larger than the step: given as a whole, somebody who is just filling the filesystem would take all of
+//!     it, and the next step would find nothing. The content of images takes no more than half of it, where others
+//!     took what was claimed for it: names, checkpoints and fences go on.
 //! M3. The figures in memory are asked anew before a claim is refused.
 
 use crate::seam::{Access, Durability, File, Space, Storage};
@@ -14,13 +17,15 @@ use parking_lot::Mutex;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Bytes kept for checkpoints, fences, failover, commit and trim.
 pub const RESERVE_BYTES: u64 = 64 << 20;
 /// The reserve's share of a small filesystem.
 const RESERVE_SHARE: u64 = 16;
 const RESERVE_FILE: &str = "reserve";
+/// The reserve is given back in pieces of at least so many bytes.
+const PIECE_BYTES: u64 = 256 << 10;
 
 /// The accounts of one filesystem.
 pub struct Room {
@@ -30,6 +35,8 @@ pub struct Room {
     /// Bytes of it that lie in its file.
     held: Mutex<u64>,
     held_now: AtomicU64,
+    /// Whether some of it is away; told once.
+    given: AtomicBool,
     owed: AtomicU64,
     total: AtomicU64,
     /// What may still be claimed, by the newest answer of the filesystem.
@@ -44,6 +51,7 @@ impl Room {
             reserve: AtomicU64::new(0),
             held: Mutex::new(0),
             held_now: AtomicU64::new(0),
+            given: AtomicBool::new(false),
             owed: AtomicU64::new(0),
             total: AtomicU64::new(0),
             slack: AtomicU64::new(0),
@@ -84,10 +92,11 @@ impl Room {
         Ok(spare)
     }
 
-    /// Bytes that a step which must not fail may take: the reserve as well, but nothing that is claimed.
+    /// Bytes that a step which must not fail may take: the reserve as well, but nothing that is claimed. Where others
+    /// have taken what was claimed, the reserve is still there.
     pub fn essential(&self) -> Result<u64> {
         let free = self.storage.space()?.free;
-        Ok((free + self.held_now.load(Ordering::Relaxed)).saturating_sub(self.owed()))
+        Ok(free.saturating_sub(self.owed()) + self.held_now.load(Ordering::Relaxed))
     }
 
     /// Bytes of the whole filesystem, by the newest answer.
@@ -161,23 +170,33 @@ impl Room {
             .advice("Free room on this filesystem or make it larger; `commit` and `drop` free journals"))
     }
 
-    /// M2. Whether there was something to give.
-    pub fn give_reserve(&self) -> bool {
+    /// M2. Gives so many bytes, or what there is. Whether there was something to give.
+    fn give_reserve(&self, bytes: u64, content: bool) -> bool {
+        let kept = if content { self.reserve.load(Ordering::Relaxed) / 2 } else { 0 };
         let mut held = self.held.lock();
-        if *held == 0 {
+        if *held <= kept {
             return false;
         }
+        let left = held.saturating_sub(bytes.max(PIECE_BYTES)).max(kept);
         let given = self
             .storage
             .open(Path::new(RESERVE_FILE), Access::Cached)
-            .and_then(|file| file.set_len(0).and_then(|()| file.sync()));
+            .and_then(|file| file.set_len(left).and_then(|()| file.sync()));
         if let Err(error) = given {
             tracing::error!(%error, "the reserve can't be given back");
             return false;
         }
-        tracing::warn!(bytes = *held, "the filesystem is full: the reserve was given back");
-        *held = 0;
-        self.held_now.store(0, Ordering::Relaxed);
+        if self.given.swap(true, Ordering::Relaxed) {
+            tracing::debug!(bytes = *held - left, left, "more of the reserve was given back");
+        } else {
+            tracing::warn!(
+                bytes = *held - left,
+                left,
+                "the filesystem is full: some of the reserve was given back"
+            );
+        }
+        *held = left;
+        self.held_now.store(left, Ordering::Relaxed);
         true
     }
 
@@ -200,13 +219,13 @@ impl Room {
             Ok(()) => {
                 *held = wanted;
                 self.held_now.store(wanted, Ordering::Relaxed);
+                self.given.store(false, Ordering::Relaxed);
                 self.storage.sync_dir(Path::new(""))?;
                 Ok(true)
             }
             Err(e) if e.kind() == Kind::NoSpace => {
-                file.set_len(0)?;
-                *held = 0;
-                self.held_now.store(0, Ordering::Relaxed);
+                // Somebody was quicker: what was held before stays.
+                file.set_len(*held)?;
                 Ok(false)
             }
             Err(e) => Err(e),
@@ -260,37 +279,44 @@ impl Reserved {
         Self { below, room }
     }
 
-    fn file(&self, file: Arc<dyn File>) -> Arc<dyn File> {
-        Arc::new(ReservedFile { below: file, room: self.room.clone() })
+    fn file(&self, file: Arc<dyn File>, access: Access) -> Arc<dyn File> {
+        Arc::new(ReservedFile { below: file, room: self.room.clone(), content: access == Access::Content })
     }
 }
 
-fn again<T>(room: &Room, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-    match act() {
-        Err(e) if e.kind() == Kind::NoSpace && room.give_reserve() => act(),
-        done => done,
+/// M2. `bytes`: what the step takes, beside what the filesystem needs for its own tables.
+fn again<T>(room: &Room, bytes: u64, act: impl FnMut() -> Result<T>) -> Result<T> {
+    again_for(room, bytes, false, act)
+}
+
+fn again_for<T>(room: &Room, bytes: u64, content: bool, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match act() {
+            Err(e) if e.kind() == Kind::NoSpace && room.give_reserve(bytes, content) => {}
+            done => return done,
+        }
     }
 }
 
 impl Storage for Reserved {
     fn open(&self, path: &Path, access: Access) -> Result<Arc<dyn File>> {
-        self.below.open(path, access).map(|file| self.file(file))
+        self.below.open(path, access).map(|file| self.file(file, access))
     }
 
     fn create(&self, path: &Path, access: Access) -> Result<Arc<dyn File>> {
-        again(&self.room, || self.below.create(path, access)).map(|file| self.file(file))
+        again(&self.room, 0, || self.below.create(path, access)).map(|file| self.file(file, access))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
-        again(&self.room, || self.below.rename(from, to))
+        again(&self.room, 0, || self.below.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
-        again(&self.room, || self.below.remove(path))
+        again(&self.room, 0, || self.below.remove(path))
     }
 
     fn make_dir(&self, path: &Path) -> Result<()> {
-        again(&self.room, || self.below.make_dir(path))
+        again(&self.room, 0, || self.below.make_dir(path))
     }
 
     fn remove_dir(&self, path: &Path) -> Result<()> {
@@ -302,7 +328,7 @@ impl Storage for Reserved {
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
-        again(&self.room, || self.below.sync_dir(path))
+        again(&self.room, 0, || self.below.sync_dir(path))
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {
@@ -321,6 +347,13 @@ impl Storage for Reserved {
 struct ReservedFile {
     below: Arc<dyn File>,
     room: Arc<Room>,
+    content: bool,
+}
+
+impl ReservedFile {
+    fn again<T>(&self, bytes: u64, act: impl FnMut() -> Result<T>) -> Result<T> {
+        again_for(&self.room, bytes, self.content, act)
+    }
 }
 
 impl File for ReservedFile {
@@ -329,7 +362,9 @@ impl File for ReservedFile {
     }
 
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64, durability: Durability) -> Result<()> {
-        again(&self.room, || self.below.write_at(bufs, offset, durability))
+        self.again(bufs.iter().map(|b| b.len() as u64).sum(), || {
+            self.below.write_at(bufs, offset, durability)
+        })
     }
 
     fn sync(&self) -> Result<()> {
@@ -342,19 +377,19 @@ impl File for ReservedFile {
     }
 
     fn set_len(&self, len: u64) -> Result<()> {
-        again(&self.room, || self.below.set_len(len))
+        self.again(0, || self.below.set_len(len))
     }
 
     fn allocate(&self, offset: u64, len: u64) -> Result<()> {
-        again(&self.room, || self.below.allocate(offset, len))
+        self.again(len, || self.below.allocate(offset, len))
     }
 
     fn punch(&self, offset: u64, len: u64) -> Result<()> {
-        again(&self.room, || self.below.punch(offset, len))
+        self.again(0, || self.below.punch(offset, len))
     }
 
     fn zero(&self, offset: u64, len: u64) -> Result<()> {
-        again(&self.room, || self.below.zero(offset, len))
+        self.again(0, || self.below.zero(offset, len))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<u64>> {
@@ -422,6 +457,19 @@ mod tests {
         let small = tree.create(Path::new("checkpoint"), Access::Cached).unwrap();
         small.write_all_at(&[1; 4096], 0).unwrap();
         assert!(!room.claim(4096, 0).unwrap(), "what is left of the reserve is nobody's");
+        assert_eq!(room.essential().unwrap(), 4 * MIB - 4096, "and it didn't go as a whole");
+        assert_eq!(file.allocate(60 * MIB, MIB).unwrap_err().kind(), Kind::NoSpace, "others don't get it");
+        // Content gets half of it.
+        let image = tree.create(Path::new("base"), Access::Content).unwrap();
+        assert_eq!(image.allocate(0, 3 * MIB).unwrap_err().kind(), Kind::NoSpace);
+        image.allocate(0, MIB).unwrap();
+        image.allocate(MIB, MIB - 4096).unwrap();
+        tree.remove(Path::new("base")).unwrap();
+        // All of it can be had, step by step.
+        let large = tree.create(Path::new("fence"), Access::Cached).unwrap();
+        large.allocate(0, 3 * MIB).unwrap();
+        large.allocate(3 * MIB, MIB - 8192).unwrap();
+        assert_eq!(large.allocate(4 * MIB, MIB).unwrap_err().kind(), Kind::NoSpace);
         others.remove(Path::new("x")).unwrap();
         drop(file);
         assert!(room.refresh().unwrap() > 50 * MIB);

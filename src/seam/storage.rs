@@ -21,6 +21,8 @@ use std::sync::Arc;
 pub enum Access {
     /// Through the page cache; any offset and length.
     Cached,
+    /// As [`Access::Cached`], for the content of images: of a reserve it takes half and leaves the rest.
+    Content,
     /// Past the page cache: offsets, lengths and buffers in memory are multiples of 4096. Falls back to the
     /// page cache on filesystems that refuse it.
     Direct,

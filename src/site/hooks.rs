@@ -231,11 +231,12 @@ fn run(mut command: Command, timeout: Duration, log: &mut dyn FnMut(&str)) -> Re
     let shown = command.get_program().to_string_lossy().into_owned();
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().map_err(|e| Error::io(e, format!("can't run {shown}")))?;
-    let (send, said) = mpsc::channel::<Vec<u8>>();
+    let (send, said) = mpsc::channel::<(usize, Vec<u8>)>();
     let pipes: [Option<Box<dyn Read + Send>>; 2] =
         [child.stdout.take().map(|p| Box::new(p) as _), child.stderr.take().map(|p| Box::new(p) as _)];
-    for pipe in pipes.into_iter().flatten() {
-        listen(pipe, send.clone())?;
+    for (number, pipe) in pipes.into_iter().enumerate() {
+        let Some(pipe) = pipe else { continue };
+        listen(number, pipe, send.clone())?;
     }
     drop(send);
     let mut output = Output::default();
@@ -244,7 +245,7 @@ fn run(mut command: Command, timeout: Duration, log: &mut dyn FnMut(&str)) -> Re
     // The pipes may stay open in a grandchild; the command's own end is what counts.
     while ended.is_none() && Instant::now() < until {
         match said.recv_timeout(Duration::from_millis(20)) {
-            Ok(piece) => output.take(&piece, log),
+            Ok(piece) => output.take(piece, log),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Err(mpsc::RecvTimeoutError::Disconnected) => std::thread::sleep(Duration::from_millis(5)),
         }
@@ -258,7 +259,7 @@ fn run(mut command: Command, timeout: Duration, log: &mut dyn FnMut(&str)) -> Re
     // What it said just before its end.
     let rest = Instant::now() + Duration::from_millis(200);
     while let Ok(piece) = said.recv_timeout(rest.saturating_duration_since(Instant::now())) {
-        output.take(&piece, log);
+        output.take(piece, log);
     }
     output.flush(log);
     if late {
@@ -268,13 +269,13 @@ fn run(mut command: Command, timeout: Duration, log: &mut dyn FnMut(&str)) -> Re
     Ok((status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)), output.text))
 }
 
-fn listen(mut pipe: Box<dyn Read + Send>, to: mpsc::Sender<Vec<u8>>) -> Result<()> {
+fn listen(number: usize, mut pipe: Box<dyn Read + Send>, to: mpsc::Sender<(usize, Vec<u8>)>) -> Result<()> {
     let work = move || {
         let (mut buf, mut sent) = ([0; 4096], 0);
         while let Ok(got @ 1..) = pipe.read(&mut buf) {
             // Read on without keeping: a hook isn't stopped by a full pipe.
             sent += got;
-            if sent <= OUTPUT_MAX && to.send(buf[..got].to_vec()).is_err() {
+            if sent <= OUTPUT_MAX && to.send((number, buf[..got].to_vec())).is_err() {
                 return;
             }
         }
@@ -304,27 +305,32 @@ fn end(child: &mut Child) -> std::io::Result<std::process::ExitStatus> {
 #[derive(Default)]
 struct Output {
     text: String,
-    line: Vec<u8>,
+    /// What each of the two pipes has said of a line that hasn't ended: they come piece by piece and side by side.
+    lines: [Vec<u8>; 2],
 }
 
 impl Output {
-    fn take(&mut self, piece: &[u8], log: &mut dyn FnMut(&str)) {
+    fn take(&mut self, (pipe, piece): (usize, Vec<u8>), log: &mut dyn FnMut(&str)) {
         for byte in piece {
-            if *byte == b'\n' {
-                self.flush(log);
+            if byte == b'\n' {
+                self.end_line(pipe, log);
             } else {
-                self.line.push(*byte);
+                self.lines[pipe].push(byte);
             }
         }
     }
 
     fn flush(&mut self, log: &mut dyn FnMut(&str)) {
-        if !self.line.is_empty() {
-            let line = String::from_utf8_lossy(&self.line).into_owned();
+        (0..self.lines.len()).for_each(|pipe| self.end_line(pipe, log));
+    }
+
+    fn end_line(&mut self, pipe: usize, log: &mut dyn FnMut(&str)) {
+        if !self.lines[pipe].is_empty() {
+            let line = String::from_utf8_lossy(&self.lines[pipe]).into_owned();
             log(&line);
             self.text.push_str(&line);
             self.text.push('\n');
-            self.line.clear();
+            self.lines[pipe].clear();
         }
     }
 }

@@ -146,7 +146,7 @@ impl Site {
         let thread = std::thread::Builder::new()
             .name("upkeep".into())
             .spawn(move || {
-                let mut told = HashMap::new();
+                let mut failed = HashMap::new();
                 let mut cleaned_ns = None;
                 let mut looked_ns = 0;
                 while let Some(site) = weak.upgrade() {
@@ -154,7 +154,7 @@ impl Site {
                         return;
                     }
                     site.keep_waits();
-                    let more = site.keep_all(&mut told);
+                    let more = site.keep_all(&mut failed);
                     site.clean(&mut cleaned_ns);
                     site.look(&mut looked_ns);
                     drop(site);

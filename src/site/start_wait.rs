@@ -208,11 +208,9 @@ impl Site {
         for vm in self.vms() {
             let Some(group) = vm.opened().filter(|_| vm.waiting.lock().on) else { continue };
             if group.gate() == Gate::Waiting {
-                let met = self.engine().and_then(|engine| {
-                    let peer = vm.peer()?;
-                    engine.is_connected(peer).then_some(())
-                });
-                if vm.start.left_ns(met.is_some()) > 0 {
+                let peer_is_there =
+                    self.engine().zip(vm.peer()).is_some_and(|(engine, peer)| engine.is_connected(peer));
+                if vm.start.left_ns(peer_is_there) > 0 {
                     continue;
                 }
                 vm.end_wait(&group, vm.start.wait_ns() > 0);

@@ -5,7 +5,7 @@ use crate::protection::State;
 use crate::site::commands::Ground;
 use crate::site::events::Event;
 use crate::site::{Site, Vm};
-use crate::vocab::{Result, Token, VmId};
+use crate::vocab::{Error, Kind, Result, Token, VmId};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +19,28 @@ const LOOK_NS: u64 = 1_000_000_000;
 /// What nobody flushed is synced after so long in a group with a peer, ns.
 const PROTECTED_SYNC_NS: u64 = 100_000_000;
 
+/// Where there was no room to keep a group it is tried again after so long, ns.
+const NO_SPACE_PAUSE_NS: u64 = 250_000_000;
+/// A failure that goes on is told again after so long, ns.
+const TOLD_NS: u64 = 60_000_000_000;
+
+/// The last failure of keeping a group.
+pub(super) struct Failed {
+    kind: Kind,
+    told_ns: u64,
+    again_ns: u64,
+}
+
 impl Site {
-    /// One turn through all groups that are open. What fails is told once.
-    pub(super) fn keep_all(&self, told: &mut HashMap<VmId, String>) -> bool {
+    /// One turn through all groups that are open.
+    pub(super) fn keep_all(&self, failed: &mut HashMap<VmId, Failed>) -> bool {
         let now = self.clock.monotonic_ns();
         let mut more = false;
         for vm in self.vms() {
             let Some(group) = vm.opened() else { continue };
+            if failed.get(&vm.id).is_some_and(|last| now < last.again_ns) {
+                continue;
+            }
             self.measure(&vm, &group, now);
             let kept = self.care_of(&vm).and_then(|care| {
                 self.keep_points(&vm, &group, care, now)?;
@@ -35,21 +50,31 @@ impl Site {
             match kept {
                 Ok(due) => {
                     more |= due;
-                    told.remove(&vm.id);
+                    failed.remove(&vm.id);
                 }
-                Err(e) => {
-                    let text = e.to_string();
-                    if told.insert(vm.id, text.clone()).as_ref() != Some(&text) {
-                        tracing::error!(vm = %vm.name(), "{text}");
-                        let event = Event::own(self.clock.wall_ns(), Some(&vm.name()), text);
-                        if let Err(e) = self.events.append(&event, false) {
-                            tracing::error!("events can't be written: {e}");
-                        }
-                    }
-                }
+                Err(error) => self.keep_failed(&vm, &error, now, failed),
             }
         }
         more
+    }
+
+    /// Told once, and again if it becomes another failure or goes on for long: each try names another file, and a store
+    /// whose filesystem is full shall not fill it with events.
+    fn keep_failed(&self, vm: &Vm, error: &Error, now: u64, failed: &mut HashMap<VmId, Failed>) {
+        let pause = if error.kind() == Kind::NoSpace { NO_SPACE_PAUSE_NS } else { 0 };
+        let last =
+            failed.get(&vm.id).filter(|last| last.kind == error.kind() && now - last.told_ns < TOLD_NS);
+        let told_ns = last.map_or(now, |last| last.told_ns);
+        let known = last.is_some();
+        failed.insert(vm.id, Failed { kind: error.kind(), told_ns, again_ns: now + pause });
+        if known {
+            return;
+        }
+        tracing::error!(vm = %vm.name(), "{error}");
+        let event = Event::own(self.clock.wall_ns(), Some(&vm.name()), error.to_string());
+        if let Err(e) = self.events.append(&event, false) {
+            tracing::error!("events can't be written: {e}");
+        }
     }
 
     /// A failed sync has cost records that were answered and never flushed, or the group is a target: it is recovered as

@@ -3,7 +3,7 @@
 use super::model::{difference, head_image, id, moment_image, parts, submit};
 use super::readers::written;
 use super::site::store;
-use super::space::{DISK, disk};
+use super::space::{DISK, disk, write};
 use crate::exchange::{Planned, RangeSet};
 use crate::group::{Driver, Gate, Group, Op};
 use crate::history::{JumpReason, RowKind};
@@ -13,12 +13,6 @@ use crate::vocab::{EpochId, Kind, Moment, Token};
 use std::sync::Arc;
 
 const SIZE: u64 = 64 << 10;
-
-fn write(group: &Group, tag: u8) -> Moment {
-    let data = [tag; 4096];
-    submit(group, DISK, Op::Write { offset: u64::from(tag) * 4096 % SIZE, data: &data }, false).unwrap();
-    group.head()
-}
 
 fn decide(group: &Group, moment: Moment) -> crate::vocab::Result<EpochId> {
     group.decide(moment, RowKind::Failover, Token([7; 16]), None).map(|decided| decided.epoch)

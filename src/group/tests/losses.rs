@@ -19,7 +19,7 @@ fn seeds() -> std::ops::Range<u64> {
         let seed = seed.parse().unwrap();
         return seed..seed + 1;
     }
-    0..if std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full") { 1_000 } else { 10 }
+    0..if super::is_full() { 1_000 } else { 10 }
 }
 
 fn following(seed: u64) -> Result<World, String> {

@@ -2,13 +2,13 @@
 
 use super::model::{head_image, id, moment_image, parts, submit};
 use super::site::store;
-use super::space::{DISK, disk};
+use super::space::{DISK, disk, write};
 use crate::group::line::BETWEEN;
 use crate::group::{Care, Driver, Gate, Group, Op};
 use crate::history::RowKind;
 use crate::journal::LEFT_OUT;
 use crate::seam::SimDevice;
-use crate::vocab::{Kind, Moment, Token};
+use crate::vocab::{Kind, Token};
 use std::sync::Arc;
 
 const SIZE: u64 = 64 << 10;
@@ -20,12 +20,6 @@ fn group(seed: u64) -> (SimDevice, Arc<Group>) {
     let group = Group::create(parts(&device, seed), id()).unwrap();
     disk(&group, SIZE).unwrap();
     (device, group)
-}
-
-fn write(group: &Group, tag: u8) -> Moment {
-    let data = [tag; 4096];
-    submit(group, DISK, Op::Write { offset: u64::from(tag) * 4096 % SIZE, data: &data }, false).unwrap();
-    group.head()
 }
 
 /// Does something once, at a step of this thread.

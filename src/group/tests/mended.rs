@@ -120,7 +120,7 @@ fn run(seed: u64, seen: &mut Seen) -> Checked {
 
 #[test]
 fn a_target_follows_through_failed_syncs_of_both_sites() {
-    let full = std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full");
+    let full = super::is_full();
     let mut seen = Seen::default();
     let only = std::env::var("SEED").ok().and_then(|s| s.parse().ok());
     for seed in only.map_or(0..if full { 3_000 } else { 60 }, |s| s..s + 1) {

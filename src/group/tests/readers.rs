@@ -87,7 +87,7 @@ fn follow_and_write(w: &mut World) -> Result<(), String> {
 
 #[test]
 fn between_any_two_steps_the_head_is_a_moment_of_the_source() {
-    let full = std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full");
+    let full = super::is_full();
     let mut looked = 0;
     for seed in 0..if full { 300 } else { 10 } {
         looked += looked_between(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));

@@ -329,7 +329,7 @@ const RULES: [(&[&str], Attack); 17] = [
 #[test]
 fn rounds_and_views_keep_their_rules() {
     for attack in [torn, torn_and_left, passed, lengths, frees, needed, changes, drained] {
-        let full = std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full");
+        let full = super::is_full();
         for seed in 0..if full { 60 } else { 5 } {
             attack(seed).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         }

@@ -239,7 +239,7 @@ fn run(seed: u64, schedule: Schedule) -> Result<usize, String> {
 }
 
 fn seeds(full: u64, short: u64) -> u64 {
-    if std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full") { full } else { short }
+    if super::is_full() { full } else { short }
 }
 
 fn all(schedule: Schedule, seeds: u64) -> usize {

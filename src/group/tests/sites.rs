@@ -474,7 +474,7 @@ fn seeds(full: u64, short: u64) -> std::ops::Range<u64> {
         let seed = seed.parse().unwrap();
         return seed..seed + 1;
     }
-    0..if std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full") { full } else { short }
+    0..if super::is_full() { full } else { short }
 }
 
 fn many(commands: bool, seeds: std::ops::Range<u64>) -> BTreeMap<&'static str, u64> {

@@ -5,7 +5,7 @@ use crate::format::{AddPayload, FileKind};
 use crate::group::{Change, Gate, Group, GroupParts, Op};
 use crate::journal::LEFT_OUT;
 use crate::seam::{Access, Class, Fault, Reserved, Rooms, SimClock, SimDevice, Storage};
-use crate::vocab::{DiskId, DiskOrdinal, Kind, Result, VmId};
+use crate::vocab::{DiskId, DiskOrdinal, Kind, Moment, Result, VmId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const SIZE: u64 = 8 << 20;
 const ROOM: u64 = 2 << 20;
 
 fn full_budget(full: u64, short: u64) -> u64 {
-    if std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full") { full } else { short }
+    if super::is_full() { full } else { short }
 }
 
 fn small(device: &SimDevice, seed: u64) -> GroupParts {
@@ -36,6 +36,13 @@ pub(super) fn disk(group: &Group, size: u64) -> Result<()> {
     };
     group.change(&Change::Add(DISK, add))?;
     submit(group, DISK, Op::Resize { size }, true)
+}
+
+/// Writes one block of a small disk; each tag below 16 has its own. Says where the head is then.
+pub(super) fn write(group: &Group, tag: u8) -> Moment {
+    let data = [tag; 4096];
+    submit(group, DISK, Op::Write { offset: u64::from(tag % 16) * 4096, data: &data }, false).unwrap();
+    group.head()
 }
 
 fn bytes(rng: &mut fastrand::Rng, len: usize) -> Vec<u8> {

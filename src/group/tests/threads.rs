@@ -196,7 +196,7 @@ impl Bench {
 
 #[test]
 fn everybody_at_once() {
-    let full = std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full");
+    let full = super::is_full();
     let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
     let end = Instant::now() + Duration::from_secs(if full { 300 } else { 3 });
     for run in seed.. {

@@ -225,7 +225,7 @@ impl SimFile {
         let inode = state.names.inode(self.node).ok_or_else(|| failed(libc::ESTALE, what, &self.shown))?;
         let content = match self.access {
             Access::Direct => inode.past_cache(),
-            Access::Cached | Access::ReadOnly => Cow::Borrowed(&inode.current),
+            Access::Cached | Access::Content | Access::ReadOnly => Cow::Borrowed(&inode.current),
         };
         Ok(act(&content))
     }
