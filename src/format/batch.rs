@@ -22,7 +22,7 @@ pub const BATCH_HEADER_BYTES: usize = 64;
 /// Most payload bytes that the appender gathers into one batch.
 pub const BATCH_PAYLOAD_MAX: usize = 1 << 20;
 /// Longest batch in bytes; a reader refuses longer ones.
-const BATCH_BYTES_MAX: u32 = 4 << 20;
+pub const BATCH_BYTES_MAX: u32 = 4 << 20;
 /// Records in one batch at most.
 const BATCH_RECORDS_MAX: usize = 512;
 const MAGIC: u32 = u32::from_le_bytes(*b"SbBa");

@@ -16,8 +16,8 @@ mod slot;
 mod span;
 
 pub use batch::{
-    BATCH_HEADER_BYTES, BATCH_PAYLOAD_MAX, BatchHeader, BatchLayout, RecordView, check_header, crc_list_len,
-    parse_table,
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_PAYLOAD_MAX, BatchHeader, BatchLayout, RecordView,
+    check_header, crc_list_len, parse_table,
 };
 pub use checkpoint::{Checkpoint, FileState, LogState};
 pub use history_line::{HistoryLine, LineError};

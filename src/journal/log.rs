@@ -1,12 +1,13 @@
 //! A log: its segments, its tail, its durable mark.
 
 use crate::format::{BLOCK, LogState, SegmentHeader, SegmentSeal};
+use crate::journal::read::BatchView;
 use crate::journal::segment::{FIRST_BATCH, Segment, SegmentInfo};
 use crate::journal::{left_out, list};
 use crate::seam::{AlignedBuf, Clock, Durability, Entropy, Room, Storage};
 use crate::vocab::{EpochId, Error, GroupId, Kind, LogId, Moment, Pos, Result, Seq, StoreId};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct Log {
     durable: AtomicU64,
     /// Segments that fill fast are no longer than this.
     pub(crate) segment_max: AtomicU64,
+    /// Batches whose tables readers looked for last, the newest first.
+    pub(crate) found: Mutex<VecDeque<BatchView>>,
 }
 
 pub(crate) struct State {
@@ -131,6 +134,7 @@ impl Log {
             state: Mutex::new(state),
             durable: AtomicU64::new(durable.0),
             segment_max: AtomicU64::new(u64::MAX),
+            found: Mutex::default(),
         }
     }
 

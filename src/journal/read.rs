@@ -1,12 +1,20 @@
 //! Reading a log: payloads by place, batches one after the other.
 
 use crate::format::{
-    BATCH_HEADER_BYTES, BLOCK, BatchHeader, RecordView, check_header, crc_list_len, parse_table,
+    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK, BatchHeader, RecordView, check_header, crc_list_len,
+    parse_table,
 };
 use crate::journal::log::Log;
 use crate::journal::segment::Segment;
 use crate::vocab::{Codec, EpochId, Error, Kind, Pos, Result};
 use std::sync::Arc;
+
+/// A payload up to this length is read as a whole, whatever part of it is asked for, bytes.
+const SHORT_BYTES: u64 = 16 << 10;
+/// Batches whose lists of crcs were looked for last.
+const FOUND_MAX: usize = 16;
+/// The header of a batch is looked for in steps of at most so many bytes.
+const WALK_BYTES_MAX: u64 = 256 << 10;
 
 /// A batch as it lies in the log.
 #[derive(Clone, Debug)]
@@ -30,6 +38,14 @@ impl BatchView {
     /// The place of a record's payload.
     pub fn place(&self, record: &RecordView) -> Pos {
         Pos(self.pos.0 + u64::from(record.entry.place))
+    }
+
+    /// The record whose payload lies at `pos`.
+    fn at(&self, pos: Pos) -> Option<&RecordView> {
+        if pos < self.pos || self.end() <= pos {
+            return None;
+        }
+        self.records.iter().find(|record| self.place(record) == pos)
     }
 
     /// Wall time of a record, ns.
@@ -78,10 +94,10 @@ impl Log {
     /// segment is gone.
     pub fn read_payload(&self, pos: Pos, stored: u64, crc: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
         let segment = self.segment_at(pos).ok_or_else(|| gone(pos))?;
-        if crc_list_len(stored as u32) > 0 {
+        let whole = skip == 0 && buf.len() as u64 == stored;
+        if !whole && stored > SHORT_BYTES && crc_list_len(stored as u32) > 0 {
             return self.read_long(&segment, pos, stored, skip, buf);
         }
-        let whole = skip == 0 && buf.len() as u64 == stored;
         let mut payload = if whole { Vec::new() } else { vec![0; stored as usize] };
         let target = if whole { &mut *buf } else { &mut payload[..] };
         segment.read(pos, target)?;
@@ -98,7 +114,7 @@ impl Log {
         Ok(())
     }
 
-    /// Payloads over one block are checked block by block, with the list in their batch's table.
+    /// Part of a long payload is checked block by block, with the list in its batch's table.
     fn read_long(&self, segment: &Segment, pos: Pos, stored: u64, skip: u64, buf: &mut [u8]) -> Result<()> {
         let first = skip / BLOCK * BLOCK;
         let last = (skip + buf.len() as u64).next_multiple_of(BLOCK).min(stored);
@@ -131,21 +147,24 @@ impl Log {
         Ok(())
     }
 
-    /// The crc list of the payload at `pos`. Its batch begins at most a table before it, at a block.
+    /// The crc list of the payload at `pos`.
     fn block_crcs(&self, segment: &Segment, pos: Pos) -> Result<Vec<u32>> {
-        let floor = segment.fixed.first_batch();
-        let mut at = Pos(segment.fixed.start.0 + (pos.0 - segment.fixed.start.0) / BLOCK * BLOCK);
-        // Batches are at most 4 MiB long: the header is found walking back block by block.
-        for _ in 0..(4 << 20) / BLOCK {
-            if let Some(batch) = self.try_batch(segment, at)?
-                && let Some(record) = batch.records.iter().find(|r| batch.place(r) == pos)
-            {
-                return Ok(record.blocks.clone());
-            }
-            if at.0 < floor.0 + BLOCK {
-                break;
-            }
-            at = Pos(at.0 - BLOCK);
+        let list = |batch: &BatchView| batch.at(pos).map(|record| record.blocks.clone());
+        let known = self.found.lock().iter().find_map(list);
+        if let Some(crcs) = known {
+            return Ok(crcs);
+        }
+        // A page of the cache may be older than the medium.
+        for medium in [false, true] {
+            let read = |at: Pos, buf: &mut [u8]| {
+                if medium { segment.read_medium(at, buf) } else { segment.read(at, buf) }
+            };
+            let Some(batch) = batch_around(segment, pos, read)? else { continue };
+            let crcs = list(&batch).unwrap_or_default();
+            let mut found = self.found.lock();
+            found.truncate(FOUND_MAX - 1);
+            found.push_front(batch);
+            return Ok(crcs);
         }
         Err(segment.damaged("the batch of a payload can't be read", pos))
     }
@@ -202,6 +221,36 @@ impl Log {
             Codec::Zstd => Err(Error::new(Kind::Unsupported, "compressed payload in a log")),
         }
     }
+}
+
+/// The batch that has a payload at `pos`: it begins at a block, at most [`BATCH_BYTES_MAX`] before.
+fn batch_around(
+    segment: &Segment,
+    pos: Pos,
+    mut read: impl FnMut(Pos, &mut [u8]) -> Result<()>,
+) -> Result<Option<BatchView>> {
+    let start = segment.fixed.start.0;
+    let block = start + (pos.0 - start) / BLOCK * BLOCK;
+    let lowest = block.saturating_sub(u64::from(BATCH_BYTES_MAX)).max(segment.fixed.first_batch().0);
+    let (mut upto, mut step) = (block + BLOCK, 4 * BLOCK);
+    let mut window = Vec::new();
+    while upto > lowest {
+        let from = upto.saturating_sub(step).max(lowest);
+        window.resize((upto - from) as usize, 0);
+        read(Pos(from), &mut window)?;
+        for (n, head) in window.chunks(BLOCK as usize).enumerate().rev() {
+            let at = from + n as u64 * BLOCK;
+            let holds = |h: BatchHeader| h.life == segment.fixed.life && at + u64::from(h.length) > pos.0;
+            if BatchHeader::decode(head).is_some_and(holds)
+                && let Some(batch) = decode_batch(segment, Pos(at), &mut read)?
+                && batch.at(pos).is_some()
+            {
+                return Ok(Some(batch));
+            }
+        }
+        (upto, step) = (from, (4 * step).min(WALK_BYTES_MAX));
+    }
+    Ok(None)
 }
 
 /// Reads and checks header and table of a batch. `None` if nothing good lies there.
