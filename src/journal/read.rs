@@ -94,14 +94,19 @@ impl Log {
     /// segment is gone.
     pub fn read_payload(&self, pos: Pos, stored: u64, crc: u32, skip: u64, buf: &mut [u8]) -> Result<()> {
         let segment = self.segment_at(pos).ok_or_else(|| gone(pos))?;
+        let long = crc_list_len(stored as u32) > 0;
         let whole = skip == 0 && buf.len() as u64 == stored;
-        if !whole && stored > SHORT_BYTES && crc_list_len(stored as u32) > 0 {
+        if long && !whole && stored > SHORT_BYTES {
             return self.read_long(&segment, pos, stored, skip, buf);
         }
         let mut payload = if whole { Vec::new() } else { vec![0; stored as usize] };
         let target = if whole { &mut *buf } else { &mut payload[..] };
         segment.read(pos, target)?;
         if crc32c::crc32c(target) != crc {
+            if long {
+                // Block by block: what is good of it can be had, and what is not has a place.
+                return self.read_long(&segment, pos, stored, skip, buf);
+            }
             // The page cache may be older than a direct append: the medium decides.
             segment.read_medium(pos, target)?;
             if crc32c::crc32c(target) != crc {
@@ -114,7 +119,7 @@ impl Log {
         Ok(())
     }
 
-    /// Part of a long payload is checked block by block, with the list in its batch's table.
+    /// Checked block by block, with the list in the table of the payload's batch.
     fn read_long(&self, segment: &Segment, pos: Pos, stored: u64, skip: u64, buf: &mut [u8]) -> Result<()> {
         let first = skip / BLOCK * BLOCK;
         let last = (skip + buf.len() as u64).next_multiple_of(BLOCK).min(stored);

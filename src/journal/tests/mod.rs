@@ -37,7 +37,7 @@ fn payloads_come_back_and_rot_is_told() {
     let log = Log::create(parts(&device, 1), identity(), EpochId([5; 16])).unwrap();
     let mut rng = fastrand::Rng::with_seed(3);
     let mut all = Vec::new();
-    for length in [1, 511, 4096, 5000, 12288, 30000, 0] {
+    for length in [1, 511, 4096, 5000, 12288, 30000, 0, 300_000, 500_000] {
         let payload: Vec<u8> = (0..length).map(|_| rng.u8(..)).collect();
         let record = NewRecord {
             disk: DiskOrdinal(1),
@@ -82,6 +82,11 @@ fn payloads_come_back_and_rot_is_told() {
     assert_eq!(buf, payload[..100]);
     let error = log.read_payload(at.pos, 12288, at.crc, 4990, &mut buf).unwrap_err();
     assert_eq!(error.kind(), crate::vocab::Kind::Damaged);
+    // The whole says where it is bad.
+    let mut buf = vec![0; 12288];
+    let error = log.read_payload(at.pos, 12288, at.crc, 0, &mut buf).unwrap_err();
+    assert_eq!(error.kind(), crate::vocab::Kind::Damaged);
+    assert!(error.to_string().contains(&format!("offset {}", at.pos.0 - segment.start.0 + 4096)), "{error}");
 }
 
 /// A history that grows into a new file: whatever fails on the way, no line goes where it is lost.
