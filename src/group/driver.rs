@@ -306,7 +306,8 @@ impl Driver {
             Effect::Met(verdict, peer) => {
                 self.met = true;
                 self.heard_roles(&peer.roles);
-                return Ok(push(out, Output::Met(verdict)));
+                push(out, Output::Met(verdict));
+                return Ok(self.past_handing_over(&peer.roles));
             }
             Effect::MeetAnew => Event::Connected(Box::new(self.local()?)),
             Effect::StoreRows(ticket, rows, withdrawn) => {
@@ -408,7 +409,7 @@ impl Driver {
             },
             Effect::PeerRoles(roles) => {
                 self.heard_roles(&roles);
-                return Ok(None);
+                return Ok(self.past_handing_over(&roles));
             }
             Effect::PeerOldest(_) | Effect::Points(_) | Effect::Notices(_) => {
                 return Ok(None);

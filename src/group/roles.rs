@@ -6,8 +6,10 @@
 //!     goes on where it stopped.
 //! R4. A planned failover is decided as soon as all of the source's records are held. An unplanned one is decided by
 //!     whoever began it: its moment was chosen by a person.
+//! R5. A source that goes on although it has handed over was told to by a person (`force`). It never hands over for that
+//!     operation again, so it says so: else the peer would wait for it until its own time-out.
 
-use crate::exchange::Roles;
+use crate::exchange::{About, Event, Roles};
 use crate::group::driver::Driver;
 use crate::group::queue::Gate;
 use crate::history::{
@@ -38,6 +40,18 @@ impl Driver {
             SourcePhase::Writer => self.peer_fenced = false,
             _ => {}
         }
+    }
+
+    /// R5.
+    pub(super) fn past_handing_over(&self, peer: &Roles) -> Option<Event> {
+        let TargetPhase::Intent { op } = peer.target.phase else { return None };
+        let (source, _) = self.group.with_events(|events| states_of(events.iter().map(|(_, e)| e)));
+        let past = source.phase == SourcePhase::Writer && source.handed.contains(&op);
+        past.then(|| {
+            let text =
+                "the source had stopped for this, and a person told it to go on there (`failover force`)";
+            Event::Say(About::Declined { op, name: "already-active".into(), text: text.into() })
+        })
     }
 
     /// R4. True: it was decided here.

@@ -40,6 +40,9 @@ impl Situation {
     fn named(&self, refusal: Refusal) -> Refused {
         let mut refused = refusal.with("vm", &self.subject).with("name", &self.subject);
         refused = refused.with("state", self.state());
+        if let Some(job) = &self.job {
+            refused = refused.with("job", format!("the job {job}"));
+        }
         match &self.peer {
             Some(peer) => refused.with("peer", peer),
             None => refused,
@@ -74,8 +77,8 @@ pub fn admit(command: &Command, situation: &Situation) -> Result<(), Refused> {
     }
     // Pausing and naming a moment disturb no job, and a job must be stoppable.
     let alone = !matches!(column, Some(Column::Cancel | Column::Pause | Column::Point));
-    if let Some(job) = situation.job.as_ref().filter(|_| alone && command.verb.scope() != Scope::Job) {
-        return Err(situation.named(Refusal::Busy).with("job", format!("the job {job}")));
+    if situation.job.is_some() && alone && command.verb.scope() != Scope::Job {
+        return Err(situation.named(Refusal::Busy));
     }
     expected(&command.expect, situation)?;
     if let Some(column) = column {
@@ -279,5 +282,9 @@ mod tests {
         assert_eq!(refusal(Verb::Pause, "pause", &now), None);
         assert_eq!(refusal(Verb::RecoveryPoint, "name=x", &now), None);
         assert_eq!(refusal(Verb::Done, "done", &now), None);
+        // Whoever is refused by the state learns which job it is that can be cancelled.
+        let waits = Situation { job: Some("j9".into()), ..at(State::FailingOver) };
+        let Allowed::No(refused) = allowed_one(Verb::Failover, &waits) else { panic!("it is allowed") };
+        assert!(refused.to_string().starts_with("busy: the job j9 is under way."), "{refused}");
     }
 }

@@ -16,6 +16,7 @@ mod sim_clock;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use aligned::AlignedBuf;
 pub use clock::{Clock, SystemClock};
@@ -27,3 +28,4 @@ pub use room::{RESERVE_BYTES, Reserved, Room, Rooms, reserve_path};
 pub use sim::{Class, Fault, SimDevice, SimStorage, is_killed, is_power_loss};
 pub use sim_clock::{SimClock, SimEntropy};
 pub use storage::{Access, Durability, File, Space, Storage};
+pub use watch::watch_durable;

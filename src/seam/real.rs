@@ -7,6 +7,7 @@
 //!    cache, a hole by zeros, RWF_DSYNC by fdatasync), never left out.
 
 use crate::seam::real_file::DirFile;
+use crate::seam::watch;
 use crate::seam::{Access, File, Space, Storage};
 use crate::vocab::{Error, Kind, Result};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
@@ -150,7 +151,9 @@ impl Storage for DirStorage {
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
         let dir = self.open_dir(path)?;
-        retry(|| rustix::fs::fsync(&dir)).map_err(|errno| self.fail(errno, "can't sync the directory", path))
+        retry(|| rustix::fs::fsync(&dir))
+            .map_err(|errno| self.fail(errno, "can't sync the directory", path))
+            .inspect(|()| watch::durable(&self.at(path)))
     }
 
     fn exists(&self, path: &Path) -> Result<bool> {

@@ -2,6 +2,7 @@
 
 use crate::seam::aligned::{AlignedBuf, check_buffer, check_buffers};
 use crate::seam::real::{failed, retry};
+use crate::seam::watch;
 use crate::seam::{Access, Durability, File};
 use crate::vocab::{Error, GRANULE, Result};
 use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
@@ -190,11 +191,16 @@ impl File for DirFile {
                 Err(errno) => return Err(self.fail(errno, what, at)),
             }
         }
+        if durability == Durability::Durable {
+            watch::durable(&self.shown);
+        }
         Ok(())
     }
 
     fn sync(&self) -> Result<()> {
-        retry(|| rustix::fs::fdatasync(&self.fd)).map_err(|errno| failed(errno, "can't sync").at(&self.shown))
+        retry(|| rustix::fs::fdatasync(&self.fd))
+            .map_err(|errno| failed(errno, "can't sync").at(&self.shown))
+            .inspect(|()| watch::durable(&self.shown))
     }
 
     fn len(&self) -> Result<u64> {

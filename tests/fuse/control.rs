@@ -26,6 +26,7 @@ pub fn serve(site: &Arc<Site>, path: &Path, listen: Option<&str>) {
     let replication = site.replicate_with(options).unwrap();
     let _ = std::fs::remove_file(path);
     let listener = UnixListener::bind(path).unwrap();
+    super::steps::watch(site.store().dir());
     let weak = Arc::downgrade(site);
     drop(replication);
     std::thread::spawn(move || {
@@ -48,6 +49,9 @@ pub fn serve(site: &Arc<Site>, path: &Path, listen: Option<&str>) {
 }
 
 fn answer(site: &Arc<Site>, asked: &Value) -> Value {
+    if let Some(answer) = super::steps::answer(asked) {
+        return answer;
+    }
     let text = |key: &str| asked[key].as_str().unwrap_or_default();
     let vm = site.vm(text("vm"));
     match (text("do"), vm) {
@@ -75,6 +79,17 @@ fn answer(site: &Arc<Site>, asked: &Value) -> Value {
             }
             None => Value::Null,
         },
+        ("jobs", _) => {
+            let jobs = site.jobs().list();
+            let shown = |job: standbyfs::protection::job::Job| json!({ "id": job.id, "kind": job.kind.name(), "ended": job.state.ended(), "state": job.state.name(), "outcome": job.outcome });
+            json!(jobs.into_iter().map(shown).collect::<Vec<_>>())
+        }
+        ("stop-hook", _) => {
+            let mut settings = site.store().settings().unwrap();
+            settings.stop_hook = Some(text("hook").to_owned());
+            site.store().set_settings(&settings).unwrap();
+            json!(true)
+        }
         ("events", _) => {
             let events = site.events().last(200).unwrap();
             json!(

@@ -7,4 +7,5 @@ mod keeper;
 mod passthrough;
 mod qemu;
 mod server;
+mod steps;
 mod takeover;

@@ -16,13 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 const BLOCKS: u64 = 2048;
-const DISKS: [&str; 2] = ["a.raw", "b.raw"];
+pub(super) const DISKS: [&str; 2] = ["a.raw", "b.raw"];
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A block's content: its number, then bytes that follow from it.
-fn block(number: u64) -> Vec<u8> {
+pub(super) fn block(number: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(number);
     let mut bytes = vec![0; BLOCK];
     rng.fill(&mut bytes);
@@ -141,9 +141,9 @@ impl Guest {
 
 /// A daemon that is started again when it was killed.
 pub(super) struct Daemon {
-    mount: Option<Mount>,
+    pub(super) mount: Option<Mount>,
     dir: tempfile::TempDir,
-    name: &'static str,
+    pub(super) name: &'static str,
     listen: Option<String>,
 }
 
@@ -170,7 +170,7 @@ impl Daemon {
         self.dir.path().join("store")
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    pub(super) fn socket(&self) -> std::path::PathBuf {
         self.dir.path().join("control")
     }
 
@@ -201,7 +201,7 @@ impl Daemon {
     }
 
     /// A command as a shell would give it, by the VM's control file; its job has ended well.
-    fn done(&self, verb: &str, text: &str) {
+    pub(super) fn done(&self, verb: &str, text: &str) {
         let path = self.mount().path(&format!("vms/web/control/{verb}"));
         let file = File::options().read(true).write(true).open(&path).unwrap();
         let written = file.write_at(format!("{text}\n").as_bytes(), 0);

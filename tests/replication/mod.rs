@@ -5,8 +5,11 @@ mod daemons;
 mod operations;
 mod planned;
 mod sessions;
+mod stage;
 mod standby;
 mod start_wait;
+mod steps;
+mod writers;
 
 use crate::support::proxy::Proxy;
 use standbyfs::format::{AddPayload, FileKind};

@@ -238,6 +238,29 @@ fn a_failover_and_its_rollback_in_a_partition_leave_the_source_alone() {
     b.close();
 }
 
+/// The target's failover can't be decided any more: it ends at the next contact, not by its time-out.
+#[test]
+fn a_source_that_a_person_told_to_go_on_ends_the_failover_that_it_had_stopped_for() {
+    let (pair, a, b, mut guest) = protected_pair();
+    pair.proxy.stall(Way::Out, true);
+    let accepted = done(&b, Verb::Failover, "planned");
+    is(&a, State::HandingOver);
+    part(&pair, &a, &b);
+    pair.proxy.stall(Way::Out, false);
+    done(&a, Verb::Failover, "latest force confirm=web");
+    guest.write(&a.vm("web"), 10);
+    assert_eq!(state(&b), State::FailingOver);
+    pair.proxy.refuse(false);
+    let job = ended(&b, &accepted);
+    assert_eq!((job.state, job.refusal), (JobState::Failed, Some(Refusal::AlreadyActive)), "{job:?}");
+    assert!(job.outcome.contains("failover force"), "{}", job.outcome);
+    is(&b, State::Standby);
+    guest.compare("the target follows the source again", &a, &b);
+    assert_eq!(state(&a), State::FailedOver);
+    a.close();
+    b.close();
+}
+
 #[test]
 fn two_decisions_in_ignorance_are_a_split_brain_at_both() {
     let (pair, a, b, _) = protected_pair();

@@ -100,3 +100,29 @@ fn errors_say_what_where_and_what_to_do() {
         assert!(text.contains("/dev/full at offset 0") && text.contains("Free some space"), "{text}");
     }
 }
+
+#[test]
+fn each_durable_call_is_told_and_nothing_else() {
+    use std::io::IoSlice;
+    let dir = tempfile::tempdir().unwrap();
+    let (send, receive) = std::sync::mpsc::channel();
+    let (send, root) = (std::sync::Mutex::new(send), dir.path().to_owned());
+    // Other tests of this process make things durable as well.
+    crate::seam::watch_durable(move |path| {
+        if let Ok(below) = path.strip_prefix(&root) {
+            let _ = send.lock().unwrap().send(below.to_owned());
+        }
+    });
+    let told = || receive.try_iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+    let storage = DirStorage::open(dir.path()).unwrap();
+    let file = storage.create(p("a"), Access::Cached).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    storage.rename(p("a"), p("b")).unwrap();
+    assert_eq!(told(), [""; 0]);
+    file.sync().unwrap();
+    file.write_at(&[IoSlice::new(b"y")], 1, Durability::Durable).unwrap();
+    storage.make_dir(p("dir")).unwrap();
+    storage.sync_dir(p("dir")).unwrap();
+    storage.sync_dir(p("")).unwrap();
+    assert_eq!(told(), ["a", "a", "dir", ""], "a file has the name by which it was opened");
+}
