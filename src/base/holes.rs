@@ -85,6 +85,23 @@ pub fn next_hole(
     Ok(Some(len))
 }
 
+/// All data of a file of `len` bytes: ranges of whole granules, the last one up to the end. In order; two may share a
+/// granule. `overlay`: from the first byte on.
+pub fn all_data(
+    overlay: impl IntoIterator<Item = Result<Overlaid>>,
+    base: &impl Holes,
+    len: u64,
+    mut each: impl FnMut(u64, u64),
+) -> Result<()> {
+    let mut runs = Runs::new(overlay.into_iter(), base, 0, len);
+    while let Some(run) = runs.next()? {
+        if run.data {
+            each(granule(run.from), run.to.next_multiple_of(GRANULE).min(len));
+        }
+    }
+    Ok(())
+}
+
 fn granule(at: u64) -> u64 {
     at - at % GRANULE
 }

@@ -16,5 +16,5 @@ mod tests;
 pub use debt::{DEBT_GRANULE, Debt, unallocated, unallocated_about};
 pub use file::{BaseFile, base_name};
 pub use granules::Granules;
-pub use holes::{Holes, Overlaid, next_data, next_hole};
+pub use holes::{Holes, Overlaid, all_data, next_data, next_hole};
 pub use round::{Finished, Round, Written};

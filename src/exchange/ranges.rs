@@ -62,7 +62,7 @@ impl RangeSet {
         }
         let touching: Vec<(u64, u64)> = self
             .ranges
-            .range((range.disk, 0)..=(range.disk, end))
+            .range((range.disk, self.from(range.disk, start))..=(range.disk, end))
             .map(|(&(_, s), &e)| (s, e))
             .filter(|&(_, e)| e >= start)
             .collect();
@@ -81,7 +81,7 @@ impl RangeSet {
         }
         let touched: Vec<(u64, u64)> = self
             .ranges
-            .range((range.disk, 0)..(range.disk, end))
+            .range((range.disk, self.from(range.disk, start))..(range.disk, end))
             .map(|(&(_, s), &e)| (s, e))
             .filter(|&(_, e)| e > start)
             .collect();
@@ -94,6 +94,12 @@ impl RangeSet {
                 self.ranges.insert((range.disk, end), e);
             }
         }
+    }
+
+    /// Where the range begins that `offset` may lie in or touch; else `offset`. By R1 no earlier one reaches it.
+    fn from(&self, disk: DiskOrdinal, offset: u64) -> u64 {
+        let before = self.ranges.range((disk, 0)..=(disk, offset)).next_back();
+        before.map_or(offset, |(&(_, start), _)| start)
     }
 
     /// Takes everything of a file out that lies at or beyond `size`.

@@ -24,6 +24,10 @@ use std::collections::VecDeque;
 /// Bytes of records in one message, about.
 pub(crate) const BATCH_BYTES: u64 = 1 << 20;
 
+/// A range of zeros counts as its length by this, so that a window doesn't hold so much of a hole that reading it keeps
+/// the connection silent.
+const ZEROS_WEIGH: u64 = 16;
+
 /// A frame that the target hasn't confirmed.
 struct Flying {
     frame: u64,
@@ -349,7 +353,8 @@ impl Source {
             Some(bytes) => (Codec::Plain, bytes),
             None => (Codec::Zeros, Vec::new()),
         };
-        let bytes = payload.len() as u64 + 96;
+        let bytes =
+            payload.len() as u64 + 96 + if codec == Codec::Zeros { range.length / ZEROS_WEIGH } else { 0 };
         let fill = Fill {
             group: self.group,
             copy: copy.copy,

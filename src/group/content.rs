@@ -7,7 +7,7 @@
 //! F2. An opening made in epoch E is on the live line if E is, and no newer epoch of the line left records of its
 //!     parent behind at this site: those may be in the caches of who has the file open.
 
-use crate::base::{BaseFile, Holes, Overlaid, next_data, next_hole, unallocated_about};
+use crate::base::{BaseFile, Holes, Overlaid, all_data, next_data, next_hole, unallocated_about};
 use crate::group::Group;
 use crate::group::group::Reply;
 use crate::group::queue::Op;
@@ -74,6 +74,19 @@ impl Group {
         let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
         let more = unallocated_about(journaled, &Below(base.clone()), size, STAT_RANGES_MAX)?;
         Ok(more + base.map_or(Ok(0), |base| base.allocated())?)
+    }
+
+    /// All data of a file of `size` bytes on a path, as [`all_data`] has it.
+    pub(crate) fn data_in(
+        &self,
+        path: &Path,
+        base: Option<Arc<BaseFile>>,
+        disk: DiskOrdinal,
+        size: u64,
+        each: impl FnMut(u64, u64),
+    ) -> Result<()> {
+        let overlay = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
+        all_data(overlay, &Below(base), size, each)
     }
 
     /// The next data or the next hole of a file on a path.

@@ -468,9 +468,9 @@ impl Driver {
             // Begun in this very instant: the next connection says it first.
             return Err(Error::refused("busy", "an epoch began while a copy was planned"));
         }
-        let (set, disks) = self.group.whole_set(at)?;
-        // Until the source's link says so itself: the records behind the begin of the stream are needed.
+        // Until the source's link says so itself: the records behind the begin of the stream are needed, and the moment.
         self.group.set_pin(Some(at));
+        let (set, disks) = self.group.data_set(at)?;
         let copy = Token(self.group.parts.entropy.random_128());
         Ok(Planned { copy, reason: JumpReason::Initial, onto_image: false, at, chain, set, disks })
     }

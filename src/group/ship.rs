@@ -1,8 +1,13 @@
 //! What a source reads for its target: records behind a moment, ranges at a moment, marks.
+//!
+//! S1. A first copy is asked for every range that isn't zeros at its moment, be it in a log or in a base. What it isn't
+//!     asked for reads as zeros where nothing was: its files begin empty (T2 of `first_copy`).
+//! S2. The ranges of a file are at most [`RANGES_MAX`]: where data is scattered more, holes between go with it.
 
 use crate::exchange::{DiskRange, RangeSet, Record};
 use crate::group::Group;
 use crate::group::chain::At;
+use crate::group::left_out;
 use crate::history::{
     ChainMark, ChainValue, DiskSize, Event, LineMarks, MarkReason, MarkSet, Path as LinePath,
 };
@@ -11,6 +16,40 @@ use crate::vocab::{
     Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, Pos, RecordKind, Result, Seq,
 };
 use std::collections::BTreeMap;
+
+/// S2.
+pub(crate) const RANGES_MAX: usize = 1 << 18;
+/// A hole shorter than this isn't worth a range of its own, bytes.
+const HOLE_MIN: u64 = 64 << 10;
+
+/// Data of a file, in order, with what lies closely together joined (S2).
+struct Joined {
+    ranges: Vec<(u64, u64)>,
+    gap: u64,
+    most: usize,
+}
+
+impl Joined {
+    fn new(most: usize, gap: u64) -> Self {
+        Self { ranges: Vec::new(), gap, most }
+    }
+
+    fn add(&mut self, from: u64, to: u64) {
+        match self.ranges.last_mut() {
+            Some(last) if from <= last.1.saturating_add(self.gap) => last.1 = last.1.max(to),
+            _ => self.ranges.push((from, to)),
+        }
+        while self.ranges.len() > self.most {
+            self.gap = self.gap.saturating_mul(2).max(1);
+            for (from, to) in std::mem::take(&mut self.ranges) {
+                match self.ranges.last_mut() {
+                    Some(last) if from <= last.1.saturating_add(self.gap) => last.1 = to,
+                    _ => self.ranges.push((from, to)),
+                }
+            }
+        }
+    }
+}
 
 /// Records of one epoch behind a moment, and where they lead.
 pub struct ShippedRun {
@@ -149,7 +188,27 @@ impl Group {
         jumps.collect()
     }
 
-    /// Everything that a target without an image lacks at a moment: all files, and the names as file 0.
+    /// What a first copy is asked for at a moment: the data of all files, and the names as file 0 (S1).
+    pub(crate) fn data_set(&self, moment: Moment) -> Result<(RangeSet, Vec<DiskSize>)> {
+        let view = self.open_moment(moment)?;
+        let (mut set, mut sizes) = (RangeSet::new(), Vec::new());
+        set.add(self.names_range(&view)?);
+        for (disk, file) in &view.names.files {
+            sizes.push(DiskSize { disk: *disk, size: file.size });
+            let joined = self.at_moment(&view, *disk, |path, base| {
+                let base = base.filter(|_| !left_out("S1: a first copy has what lies in the base"));
+                let mut joined = Joined::new(RANGES_MAX, HOLE_MIN);
+                self.data_in(path, base, *disk, file.size, |from, to| joined.add(from, to))?;
+                Ok(joined)
+            })?;
+            for (from, to) in joined.ranges {
+                set.add(DiskRange { disk: *disk, offset: from, length: to - from });
+            }
+        }
+        Ok((set, sizes))
+    }
+
+    /// Everything of a moment, holes too: all files, and the names as file 0.
     pub(crate) fn whole_set(&self, moment: Moment) -> Result<(RangeSet, Vec<DiskSize>)> {
         let view = self.open_moment(moment)?;
         let mut set = RangeSet::new();
@@ -225,3 +284,6 @@ fn names_json(view: &crate::group::MomentView) -> Result<Vec<u8>> {
     serde_json::to_vec(&view.names)
         .map_err(|e| Error::new(Kind::Invalid, format!("names can't be written: {e}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,19 +7,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Longest file of the model, in bytes.
-pub(super) const SIZE_MAX: u64 = 80 << 10;
+pub(crate) const SIZE_MAX: u64 = 80 << 10;
 
-pub(super) type Image = BTreeMap<DiskOrdinal, Arc<Vec<u8>>>;
+pub(crate) type Image = BTreeMap<DiskOrdinal, Arc<Vec<u8>>>;
 
 /// The files of a group at every moment that was ever made.
-pub(super) struct Model {
-    pub(super) now: Image,
-    pub(super) moments: HashMap<Moment, Image>,
+pub(crate) struct Model {
+    pub(crate) now: Image,
+    pub(crate) moments: HashMap<Moment, Image>,
     /// Moments in the order in which they were made.
-    pub(super) order: Vec<Moment>,
+    pub(crate) order: Vec<Moment>,
 }
 
-pub(super) fn parts(device: &SimDevice, seed: u64) -> GroupParts {
+pub(crate) fn parts(device: &SimDevice, seed: u64) -> GroupParts {
     GroupParts {
         store: Arc::new(device.storage("store")),
         journal: Arc::new(device.storage("store")),
@@ -33,35 +33,35 @@ pub(super) fn parts(device: &SimDevice, seed: u64) -> GroupParts {
     }
 }
 
-pub(super) fn id() -> GroupId {
+pub(crate) fn id() -> GroupId {
     GroupId([2; 16])
 }
 
 /// Submits and waits: in these tests every answer comes within the call.
-pub(super) fn submit(group: &Group, disk: DiskOrdinal, op: Op<'_>, sync: bool) -> Result<()> {
+pub(crate) fn submit(group: &Group, disk: DiskOrdinal, op: Op<'_>, sync: bool) -> Result<()> {
     let (send, receive) = std::sync::mpsc::channel();
     group.submit(disk, op, sync, Box::new(move |result| send.send(result).unwrap_or(())));
     receive.recv().unwrap_or_else(|_| Err(Error::new(crate::vocab::Kind::Io, "no answer")))
 }
 
-pub(super) fn flush(group: &Group) -> Result<()> {
+pub(crate) fn flush(group: &Group) -> Result<()> {
     let (send, receive) = std::sync::mpsc::channel();
     group.flush(Box::new(move |result| send.send(result).unwrap_or(())));
     receive.recv().unwrap_or_else(|_| Err(Error::new(crate::vocab::Kind::Io, "no answer")))
 }
 
 impl Model {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { now: Image::new(), moments: HashMap::new(), order: Vec::new() }
     }
 
     /// The group stands at a moment that shows what the model has now.
-    pub(super) fn note(&mut self, moment: Moment) {
+    pub(crate) fn note(&mut self, moment: Moment) {
         self.moments.insert(moment, self.now.clone());
         self.order.push(moment);
     }
 
-    pub(super) fn add(&mut self, group: &Group, rng: &mut fastrand::Rng) -> Result<()> {
+    pub(crate) fn add(&mut self, group: &Group, rng: &mut fastrand::Rng) -> Result<()> {
         let mut given = DiskOrdinal(0);
         let file = DiskId(rng.u128(..).to_le_bytes());
         let path = format!("d{}.raw", rng.u64(..));
@@ -87,7 +87,7 @@ impl Model {
 
     /// A random operation on a random file, on the group and on the model. The model changes first: what fails
     /// may still have landed, and then its moment has this image.
-    pub(super) fn operate(&mut self, group: &Group, rng: &mut fastrand::Rng, shrink: bool) -> Result<()> {
+    pub(crate) fn operate(&mut self, group: &Group, rng: &mut fastrand::Rng, shrink: bool) -> Result<()> {
         let disks: Vec<DiskOrdinal> = self.now.keys().copied().collect();
         if disks.is_empty() {
             return Ok(()); // a failover to before the first file
@@ -134,7 +134,7 @@ impl Model {
 }
 
 /// What a group shows at its head.
-pub(super) fn head_image(group: &Group) -> Result<Image> {
+pub(crate) fn head_image(group: &Group) -> Result<Image> {
     let sizes: Vec<(DiskOrdinal, u64)> =
         group.names_now(|names| names.files.iter().map(|(disk, f)| (*disk, f.size)).collect());
     let mut out = Image::new();
@@ -147,7 +147,7 @@ pub(super) fn head_image(group: &Group) -> Result<Image> {
 }
 
 /// What it shows at any moment.
-pub(super) fn moment_image(group: &Group, moment: Moment) -> Result<Image> {
+pub(crate) fn moment_image(group: &Group, moment: Moment) -> Result<Image> {
     let view = group.open_moment(moment)?;
     let mut out = Image::new();
     for (disk, file) in &view.names.files {
@@ -159,7 +159,7 @@ pub(super) fn moment_image(group: &Group, moment: Moment) -> Result<Image> {
 }
 
 /// Where two images differ, in words.
-pub(super) fn difference(got: &Image, expected: &Image) -> Option<String> {
+pub(crate) fn difference(got: &Image, expected: &Image) -> Option<String> {
     if got.keys().ne(expected.keys()) {
         return Some(format!("files {:?} instead of {:?}", got.keys(), expected.keys()));
     }

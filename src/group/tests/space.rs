@@ -9,7 +9,7 @@ use crate::vocab::{DiskId, DiskOrdinal, Kind, Moment, Result, VmId};
 use std::path::Path;
 use std::sync::Arc;
 
-pub(super) const DISK: DiskOrdinal = DiskOrdinal(1);
+pub(crate) const DISK: DiskOrdinal = DiskOrdinal(1);
 const SIZE: u64 = 8 << 20;
 const ROOM: u64 = 2 << 20;
 
@@ -24,7 +24,7 @@ fn small(device: &SimDevice, seed: u64) -> GroupParts {
     GroupParts { store: tree.clone(), journal: tree, rooms, ..parts(device, seed) }
 }
 
-pub(super) fn disk(group: &Group, size: u64) -> Result<()> {
+pub(crate) fn disk(group: &Group, size: u64) -> Result<()> {
     let add = AddPayload {
         vm: VmId([3; 16]),
         vm_name: "web01".into(),
