@@ -132,6 +132,8 @@ pub struct Group {
     pub(crate) flushes: Mutex<Flushes>,
     /// The moment that the base must not pass: what a target has acknowledged, or a copy's cursor.
     pub(crate) pin: Mutex<Option<Moment>>,
+    /// Moments that are open, and how often; a leaf among the locks.
+    pub(crate) open_moments: Mutex<BTreeMap<Moment, usize>>,
     pub(crate) last_flush_ns: AtomicU64,
     pub(crate) writes_since_flush: AtomicU32,
     /// How long the newest durable append took, ns.

@@ -11,6 +11,7 @@ mod first_copy;
 mod flush;
 #[allow(clippy::module_inception, reason = "the room's main concept has the room's name")]
 mod group;
+mod held;
 mod line;
 mod logs;
 mod marks;
@@ -37,6 +38,7 @@ mod written;
 
 pub use driver::{Driver, DriverState, Output};
 pub use group::{Counters, Group, GroupParts, Reply};
+pub use held::HeldMoment;
 pub use names::{Change, Fact, NameLog, NamedFile, Names, VmName};
 pub use open::OpenReport;
 pub use operations::{Branch, MomentAt};

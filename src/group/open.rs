@@ -264,6 +264,7 @@ impl Group {
             chain: Mutex::new(place),
             flushes: Mutex::new(Flushes::default()),
             pin: Mutex::new(None),
+            open_moments: Mutex::default(),
             last_flush_ns: Default::default(),
             writes_since_flush: Default::default(),
             durable_ns: Default::default(),

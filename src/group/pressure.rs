@@ -5,7 +5,7 @@
 //!     never past what a peer lacks or a copy reads, and never past the fork of a failover that is not committed.
 //! P3. Writers are slowed down meanwhile (`pace`). Then only: nothing that brings bytes is admitted, until there is room.
 //!
-//! A view that is open doesn't keep the base: its reads fail from then on.
+//! A moment that is open doesn't keep its place then (N5 of `held`): its reads fail from then on.
 
 use crate::group::upkeep::{Care, Upkeep};
 use crate::group::{Group, left_out};
@@ -109,10 +109,13 @@ impl Group {
         let Some(pos) = edge else { return Ok(done.freed) };
         let edge =
             [bound, pin].into_iter().flatten().fold(LogPlace { log, pos }, |a, b| self.earlier(&path, a, b));
+        let (_, open) = self.held_place()?;
         let more = self.round_if(Some(edge), care.lines)?;
         if more.freed > 0 {
             self.shortened.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(group = %self.id().short(), bytes = more.freed, "the window was made shorter for want of room");
+            let passed = open - self.held_place()?.1.min(open);
+            tracing::warn!(group = %self.id().short(), bytes = more.freed, open_moments_passed = passed,
+                "the window was made shorter for want of room");
         }
         Ok(done.freed + more.freed)
     }

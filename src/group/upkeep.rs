@@ -8,6 +8,7 @@
 //! N2. Every moment of the window stays.
 //! N3. What the peer has not acknowledged stays, and what a copy reads.
 //! N4. The fork of a branch, or of a failover that isn't committed, stays.
+//! N5. A moment that is open stays (`held`).
 
 use crate::group::{Gate, Group, RoundDone, left_out};
 use crate::index::{Entry, Interval, MergeProgress};
@@ -161,7 +162,8 @@ impl Group {
         let pin = self.pin.lock().filter(|_| !left_out("N3: no further than what the peer has"));
         let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
         let fork = if left_out("N4: no further than a fork") { None } else { self.fork_place(care)? };
-        let mut bounds = [window, pin, fork].into_iter().flatten();
+        let (held, _) = self.held_place()?;
+        let mut bounds = [window, pin, fork, held].into_iter().flatten();
         let Some(first) = bounds.next() else { return self.round_if(None, care.lines) };
         let path = self.head_path(&mut self.core.lock())?;
         self.round_if(Some(bounds.fold(first, |a, b| self.earlier(&path, a, b))), care.lines)

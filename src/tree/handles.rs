@@ -5,6 +5,8 @@
 //! H2. A live file that was opened before its history was left for another gets ESTALE for everything, instead of
 //!     the blocks of that other history (`group::content`, F2).
 //! H3. An opening of a past moment keeps that moment.
+//! H5. An opening of a disk of a target is one of its newest moment, and keeps it (H3): what comes in meanwhile is seen
+//!     by the next.
 //! H4. A group that a failed sync made open anew is used by no opening any more: its openings are made again, as those of
 //!     a process before this one, with H2 and H3 judged by the new group.
 

@@ -70,7 +70,10 @@ impl Tree {
                 if flags & libc::O_TRUNC != 0 {
                     self.resize(request, &live, None, 0)?;
                 }
-                self.open_live(&live, writes(flags))
+                match self.open_standing(&live, writes(flags))? {
+                    Some(opened) => Ok(opened),
+                    None => self.open_live(&live, writes(flags)),
+                }
             }
             node => {
                 if (writes(flags) || flags & libc::O_TRUNC != 0) && !node.takes_lines() {
@@ -85,6 +88,26 @@ impl Tree {
                 Ok(Opened { handle, direct_io: !past, parallel_direct_writes: false, keep_cache: past })
             }
         }
+    }
+
+    /// H5: of a target's disk, the newest moment at the opening. None before the first copy has come.
+    fn open_standing(&self, live: &Arc<Live>, writes: bool) -> Answer<Option<Opened>> {
+        if writes || live.group.gate() != Gate::Target {
+            return Ok(None);
+        }
+        let Ok(moment) = live.group.table().norm(live.group.head()) else { return Ok(None) };
+        let vm = live.vm.id();
+        let past = match self.past_file(vm, moment, live.file) {
+            Ok(past) => past,
+            Err(Errno::ESTALE | Errno::ENOENT) => return Ok(None),
+            Err(errno) => return Err(errno),
+        };
+        let node = Node::Past(vm, moment, live.file);
+        let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None, said: None };
+        let open = Open::new(What::Past(past), EpochId::NONE);
+        let handle = self.handles.add(&meaning, open).map_err(failed)?;
+        // The pages of the inode are shared with openings of other moments: none stay.
+        Ok(Some(Opened { handle, direct_io: true, parallel_direct_writes: false, keep_cache: false }))
     }
 
     pub(super) fn open_live(&self, live: &Arc<Live>, writes: bool) -> Answer<Opened> {

@@ -3,9 +3,11 @@
 //! P1. A moment's directory is found by lookup and never listed; what is found stays the same moment, whatever name
 //!     it was asked for by.
 //! P2. An opening keeps its moment: the view is made once and shared by all who look at it.
+//! P3. A moment with an open file is passed by no round but for want of room (N5 of `group::held`). An opening of a
+//!     process before this one holds it from its next use on.
 
 use crate::format::FileKind;
-use crate::group::{Group, MomentView, NamedFile};
+use crate::group::{Group, HeldMoment, MomentView, NamedFile};
 use crate::tree::host::Item;
 use crate::tree::live::{REMOVED, children, join};
 use crate::tree::node::Node;
@@ -30,6 +32,8 @@ pub(super) struct Past {
 pub(super) struct PastFile {
     past: Arc<Past>,
     disk: DiskOrdinal,
+    /// P3.
+    _held: HeldMoment,
 }
 
 impl PastFile {
@@ -123,12 +127,14 @@ impl Tree {
     }
 
     pub(super) fn past_file(&self, vm: VmId, moment: Moment, file: DiskId) -> Answer<PastFile> {
+        let held = self.item(vm)?.group().map_err(failed)?.hold(moment);
         let past = self.past(vm, moment)?;
         let (disk, named) = past.named(file).ok_or(Errno::ESTALE)?;
         if named.kind == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        Ok(PastFile { past, disk })
+        past.group.still_held(&past.view, disk).map_err(failed)?;
+        Ok(PastFile { past, disk, _held: held })
     }
 
     pub(super) fn past_attributes(&self, node: &Node) -> Answer<Attributes> {

@@ -117,6 +117,14 @@ fn a_site_is_lost_and_the_other_takes_over() {
     let dry = tell(&london.path("vms/web/control/failover"), "latest dry-run=yes");
     assert_eq!((dry.get("outcome"), state(&london)), (Some("dry-run"), "standby".into()));
 
+    // An opening keeps its moment, also across the death of the worker; the next one sees what has come since.
+    write(&paris, &london, b'd');
+    assert!(london.kill_worker());
+    let mut kept = [0; 8 * BLOCK];
+    reader.read_exact_at(&mut kept, 0).unwrap();
+    assert!(kept.iter().all(|byte| *byte == b'c'), "{}", kept[0]);
+    assert_eq!(disk(&london, "disks/web"), 'd');
+
     drop(paris); // keeper, worker and mount at once
     echo(&london, "latest", "vms/web/control/failover");
     assert_eq!(
@@ -126,7 +134,7 @@ fn a_site_is_lost_and_the_other_takes_over() {
     // Without a remount: names and numbers stay, the disk takes writes at once.
     let writer = open(&london).unwrap();
     assert_eq!(writer.metadata().unwrap().ino(), before.ino());
-    assert_eq!(disk(&london, "disks/web"), 'c');
+    assert_eq!(disk(&london, "disks/web"), 'd');
     writer.write_all_at(&[b'x'; 8 * BLOCK], 0).unwrap();
     writer.sync_all().unwrap();
     assert_eq!(disk(&london, "disks/web"), 'x');
@@ -155,7 +163,7 @@ fn a_site_is_lost_and_the_other_takes_over() {
     echo(&london, "confirm=web", "vms/web/control/rollback");
     assert_eq!(failed(reader.read_at(&mut [0; 16], 0)), Some(libc::ESTALE));
     drop(reader);
-    assert_eq!((state(&london).as_str(), disk(&london, "disks/web")), ("standby", 'c'));
+    assert_eq!((state(&london).as_str(), disk(&london, "disks/web")), ("standby", 'd'));
     assert_eq!(failed(open(&london)), Some(libc::EROFS));
     let (code, out, err) = standbyctl(&london, &["failover", "web", &moments[1]]);
     assert!(code == 0 && out.contains("disks-writable"), "{out}{err}");

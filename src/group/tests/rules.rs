@@ -232,16 +232,17 @@ fn frees(seed: u64) -> Attacked {
 /// What a caller says is needed stays, whatever else a round may do.
 fn needed(seed: u64) -> Attacked {
     let none = Care { sync_ns: 0, window_ns: None, pinned: false, fork: None, allowance: None, lines: None };
-    for which in 0..4 {
+    for which in 0..5 {
         let mut w = World::new(seed);
         w.write(0, 1);
         let needed = w.known();
         let care = match which {
             0 => Care { pinned: true, ..none },
             1 => Care { window_ns: Some(HOUR_NS), ..none },
-            2 => none,
+            2 | 4 => none,
             _ => Care { fork: Some(needed.0), ..none },
         };
+        let open = (which == 4).then(|| w.group.hold(needed.0));
         w.group.set_pin((which == 2).then_some(needed.0));
         for n in 0..60 {
             w.clock.advance(HOUR_NS / 120);
@@ -250,6 +251,21 @@ fn needed(seed: u64) -> Attacked {
         w.group.round_with(care).map_err(|e| e.to_string())?;
         w.must_show(&needed)?;
         w.must_show(&w.known())?;
+        if open.is_some() {
+            // Once nobody has it open it goes as ever; one that was passed keeps nothing.
+            drop(open);
+            w.group.round_with(care).map_err(|e| e.to_string())?;
+            if w.shows(&needed)? {
+                return Err("a moment that nobody has open stayed".into());
+            }
+            let _passed = w.group.hold(needed.0);
+            let newer = w.known();
+            w.write(0, 3);
+            w.group.round_with(care).map_err(|e| e.to_string())?;
+            if w.shows(&newer)? {
+                return Err("a moment that was passed holds the base".into());
+            }
+        }
     }
     Ok(())
 }
@@ -303,7 +319,7 @@ fn drained(seed: u64) -> Attacked {
 }
 
 /// Each rule, or those of which one is enough, and the schedule that needs it.
-const RULES: [(&[&str], Attack); 17] = [
+const RULES: [(&[&str], Attack); 18] = [
     (&["O2: the floor outlives a restart"], torn),
     (&["O3: a torn round is done again"], torn),
     (&["floor before base"], torn),
@@ -322,6 +338,7 @@ const RULES: [(&[&str], Attack); 17] = [
     (&["N2: no further than the window"], needed),
     (&["N3: no further than what the peer has"], needed),
     (&["N4: no further than a fork"], needed),
+    (&["N5: no further than an open moment"], needed),
     (&["K6: drained is said of bases at the head"], drained),
     (&["U1: ranges of sealed segments are kept"], changes),
 ];
