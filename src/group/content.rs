@@ -15,8 +15,11 @@ use crate::index::{Content, Extent, Path, Source};
 use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
 use std::sync::Arc;
 
-/// Ranges of a journal that one `stat` looks at; about 10 ms.
+/// Ranges of a journal that one `stat` of a live file looks at; about 10 ms.
 const STAT_RANGES_MAX: usize = 10_000;
+/// Likewise of a past moment, whose index is rarely in memory: each 250 ranges of a busy disk are up to 20 pages that are
+/// read one by one, and the first byte of a moment waits for them.
+pub(crate) const PAST_RANGES_MAX: usize = 1_000;
 
 /// A base, or none yet: all hole.
 pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);
@@ -60,19 +63,19 @@ impl Group {
 
     /// Bytes that a live file of `size` bytes takes: the base's, and journaled granules that are holes in it.
     pub fn allocated(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
-        self.at_head(disk, |path, base| self.allocated_in(path, base, disk, size))
+        self.at_head(disk, |path, base| self.allocated_in(path, base, disk, (size, STAT_RANGES_MAX)))
     }
 
-    /// Bytes that a file of `size` bytes takes on a path.
+    /// Bytes that a file of `size` bytes takes on a path, by so many ranges of the journal at most.
     pub(crate) fn allocated_in(
         &self,
         path: &Path,
         base: Option<Arc<BaseFile>>,
         disk: DiskOrdinal,
-        size: u64,
+        (size, ranges): (u64, usize),
     ) -> Result<u64> {
         let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
-        let more = unallocated_about(journaled, &Below(base.clone()), size, STAT_RANGES_MAX)?;
+        let more = unallocated_about(journaled, &Below(base.clone()), size, ranges)?;
         Ok(more + base.map_or(Ok(0), |base| base.allocated())?)
     }
 

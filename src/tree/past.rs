@@ -5,6 +5,8 @@
 //! P2. An opening keeps its moment: the view is made once and shared by all who look at it.
 //! P3. A moment with an open file is passed by no round but for want of room (N5 of `group::held`). An opening of a
 //!     process before this one holds it from its next use on.
+//! P4. What a file of a moment takes is counted once while the moment is open: the kernel asks again and again while the file is
+//!     read, and nothing of it changes.
 
 use crate::format::FileKind;
 use crate::group::{Group, HeldMoment, MomentView, NamedFile};
@@ -14,6 +16,8 @@ use crate::tree::node::Node;
 use crate::tree::ops::{Answer, Attributes, Errno, NodeKind, Seek};
 use crate::tree::tree::{Tree, failed};
 use crate::vocab::{DiskId, DiskOrdinal, Moment, Result, VmId};
+use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Moments that are kept open between requests.
@@ -26,6 +30,8 @@ pub(super) struct Past {
     pub(super) view: MomentView,
     /// Wall time of the moment.
     time: i64,
+    /// P4: bytes by file.
+    rooms: Mutex<HashMap<DiskOrdinal, u64>>,
 }
 
 /// A file of a moment.
@@ -64,6 +70,17 @@ impl PastFile {
 }
 
 impl Past {
+    /// P4.
+    fn room(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
+        if let Some(known) = self.rooms.lock().get(&disk) {
+            // A moment that is gone says so still.
+            return self.group.not_passed(&self.view, disk).map(|()| *known);
+        }
+        let bytes = self.group.allocated_of(&self.view, disk, size)?;
+        self.rooms.lock().insert(disk, bytes);
+        Ok(bytes)
+    }
+
     /// A name below a directory of the moment (`dir`: its path).
     pub(super) fn child(&self, dir: &str, name: &str) -> Option<&NamedFile> {
         let vm = self.item.id();
@@ -117,7 +134,7 @@ impl Tree {
         let view = group.open_moment(moment).map_err(|e| Errno::from(&e))?;
         // Where a copy led to the moment its record isn't held: the time isn't known.
         let time = group.time_of(view.moment).ok().flatten().unwrap_or(0);
-        let past = Arc::new(Past { item, group, view, time });
+        let past = Arc::new(Past { item, group, view, time, rooms: Mutex::default() });
         let mut moments = self.moments.lock();
         if moments.len() >= OPEN_MAX {
             moments.remove(0);
@@ -163,7 +180,7 @@ impl Tree {
             return Ok(directory);
         }
         let size = named.size;
-        let room = past.group.allocated_of(&past.view, disk, size).map_err(failed)?;
+        let room = past.room(disk, size).map_err(failed)?;
         // Readable for who may read the live file; never writable.
         let (mode, uid, gid) = self
             .live(past.item.id(), if named.path.is_empty() { DiskId::NONE } else { file })

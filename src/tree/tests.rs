@@ -167,3 +167,29 @@ fn a_fenced_disk_answers_flushes_as_it_answers_writes() {
     assert_eq!((mount.write(handle, 0, 3), mount.fsync(handle)), (Ok(4096), Ok(())));
     mount.site.close().unwrap();
 }
+
+/// P4 of `past`: what a file of a moment takes is counted once, and a moment that the base has passed is gone all the same.
+#[test]
+fn room_of_a_past_file_is_counted_while_its_moment_is_held() {
+    let (mount, handle) = Mounted::new();
+    let vm = mount.site.vm("web").unwrap();
+    let still = vm.still_upkeep();
+    mount.write(handle, 0, 1).unwrap();
+    mount.write(handle, 1 << 20, 2).unwrap();
+    let group = mount.group();
+    let name = format!("@seq-{}", group.head().seq);
+    let path = ["vms", "web", "recovery-points", &name, "a.raw"];
+    let past = path
+        .iter()
+        .fold(ROOT, |dir, name| mount.tree.lookup(&request(), dir, OsStr::new(name)).unwrap().attributes.ino);
+    let blocks = || mount.tree.getattr(&request(), past, None).map(|(attributes, _)| attributes.blocks);
+    assert_eq!((blocks(), blocks()), (Ok(16), Ok(16)));
+    // What comes later isn't the moment's.
+    mount.write(handle, 2 << 20, 3).unwrap();
+    assert_eq!(blocks(), Ok(16));
+    group.sync().unwrap();
+    group.round(None).unwrap();
+    assert!(blocks().is_err(), "the base has passed it");
+    drop(still);
+    mount.site.close().unwrap();
+}
