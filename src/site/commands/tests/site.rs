@@ -144,7 +144,8 @@ fn the_loop_of_a_failover() {
     let scrub = give(&site, &vm, Verb::Scrub, "scrub").unwrap().job.unwrap();
     assert!(site.jobs().wait(&scrub, wait, ended).unwrap().starts_with("blake3 "));
     let epoch = vm.group().unwrap().branches().unwrap()[0].last.epoch;
-    let dropped = give(&site, &vm, Verb::Drop, &format!("branch={epoch} confirm=web01")).unwrap().job.unwrap();
+    let dropped =
+        give(&site, &vm, Verb::Drop, &format!("branch={epoch} confirm=web01")).unwrap().job.unwrap();
     site.jobs().wait(&dropped, wait, ended).unwrap();
     assert_eq!(name(give(&site, &vm, Verb::Drop, "branch=00000000 confirm=web01")), Refusal::NotFound);
     give(&site, &vm, Verb::Unprotect, "unprotect").unwrap();
