@@ -64,9 +64,9 @@ impl Debt {
         self.owed.within(touched(offset, len, DEBT_GRANULE)).count() as u64 * DEBT_GRANULE
     }
 
-    /// The granules of a range are owed, whatever the base has.
-    pub fn mark(&mut self, offset: u64, len: u64) {
-        for number in touched(offset, len, DEBT_GRANULE) {
+    /// What another count says is owed within a range is owed here too.
+    pub fn mark_owed(&mut self, other: &Self, offset: u64, len: u64) {
+        for number in touched(offset, len, DEBT_GRANULE).filter(|number| other.owed.contains(*number)) {
             self.owed.insert(number);
         }
     }

@@ -7,8 +7,11 @@
 //! B2. A claim ends when a round has written the granule; a round that gives room back claims what may be written
 //!     there again, before it does.
 //! B3. Until all that the journal holds was counted once after an opening, the journal's length is claimed for it.
-//! B4. What was admitted while it was counted stays claimed, whether the count has seen it or not.
+//! B4. What was admitted while it was counted, or had not entered when the count began, stays claimed, whether the
+//!     count has seen it or not. If nobody was on the way into the index, nothing stays claimed but what was counted.
 //! B5. Bases leave the journal two segments on a filesystem that they share: overwrites go on where no new granule can.
+//! B6. What may be claimed and not owed is known as stale, and is counted again as soon as it makes a difference.
+//! B7. A write is admitted only if the journal has room left then for what must always be possible (J12).
 
 use crate::base::{BaseFile, Debt};
 use crate::group::content::{Below, overlaid};
@@ -24,8 +27,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Segments that bases leave to the journal.
 const SEGMENTS_KEPT: u64 = 2;
-/// Below this much room a write makes sure of its segment before it is admitted, in bytes.
-const TIGHT_BYTES: u64 = 256 << 20;
 /// Count again if a round has made more than this share of what is left look owed.
 const STALE_SHARE: u64 = 16;
 
@@ -39,6 +40,17 @@ pub(crate) struct Space {
     /// A writer was refused: do now what frees room.
     pressed: AtomicBool,
     refused: AtomicU64,
+    /// Writes between their claim and the index, or the queue in front of it.
+    entering: AtomicU64,
+}
+
+/// A write on its way from its claim into the index (B4).
+pub(crate) struct Entering<'a>(&'a AtomicU64);
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 #[derive(Default)]
@@ -49,8 +61,10 @@ struct Debts {
     /// B3.
     carried: u64,
     counted: bool,
-    /// Owed since the last count because a round gave room back, in bytes.
+    /// B6, in bytes.
     stale: u64,
+    /// Claims ever made.
+    claims: u64,
 }
 
 struct DiskDebt {
@@ -92,7 +106,14 @@ impl Space {
             over: AtomicBool::new(false),
             pressed: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            entering: AtomicU64::new(0),
         }
+    }
+
+    /// To be held from before the claim until the write is in the index, or waits for somebody who brings it there.
+    pub(crate) fn entering(&self) -> Entering<'_> {
+        self.entering.fetch_add(1, Ordering::AcqRel);
+        Entering(&self.entering)
     }
 
     /// Whether nothing that brings bytes is admitted.
@@ -161,11 +182,8 @@ impl Group {
         }
         self.claim(disk, offset, len)
             .map_err(|e| if e.kind() == Kind::NoSpace { space.refuse(e) } else { e })?;
-        let journal = &self.parts.rooms.journal;
-        if journal.slack() < TIGHT_BYTES && !self.log.has_room(len) {
-            journal.check(self.log.segment_bytes_min(), false).map_err(|e| space.refuse(e))?;
-        }
-        Ok(())
+        // B7.
+        self.log.check_room(len).map_err(|e| if e.kind() == Kind::NoSpace { space.refuse(e) } else { e })
     }
 
     fn claim(&self, disk: DiskOrdinal, offset: u64, len: u64) -> Result<()> {
@@ -184,20 +202,21 @@ impl Group {
             of_disk.recent.iter_mut().for_each(|recent| recent.set_len(end));
         }
         let more = of_disk.debt.asks(offset, len, &base)?;
-        if more == 0 {
-            return Ok(());
-        }
         // B5.
         let beside = if self.parts.rooms.is_one() { SEGMENTS_KEPT * self.log.segment_bytes_min() } else { 0 };
-        if !self.space.room.claim(more, beside)? {
+        if more > 0 && !self.space.room.claim(more, beside)? {
             let what = format!("the base needs {more} bytes more, and the filesystem has none to spare");
             return Err(Error::new(Kind::NoSpace, what)
                 .at(self.parts.store.shown(&self.base_path(disk)))
                 .advice("Free room on the store's filesystem or make it larger; `commit` and `drop` free journals"));
         }
-        of_disk.debt.append(offset, len, &base)?;
-        of_disk.recent[0].mark(offset, len);
+        if more > 0 {
+            of_disk.debt.append(offset, len, &base)?;
+        }
+        // B4, also of what was owed already: a discard that lies before this write would let a count forget it.
+        of_disk.recent[0].mark_owed(&of_disk.debt, offset, len);
         debts.claimed += more;
+        debts.claims += 1;
         Ok(())
     }
 
@@ -225,6 +244,9 @@ impl Group {
             }
         }
         let after = of_disk.debt.bytes();
+        // A granule that still has a hole is owed only if more is journaled for it.
+        let partly: u64 = moved.written.iter().map(|(at, len)| of_disk.debt.bytes_within(*at, *len)).sum();
+        debts.stale += partly;
         debts.change(&self.space.room, before, after);
         Ok(())
     }
@@ -246,6 +268,7 @@ impl Group {
                 return Ok(());
             }
         }
+        self.forget_entered();
         let sizes: Vec<(DiskOrdinal, u64)> =
             self.names_now(|names| names.files.iter().map(|(disk, f)| (*disk, f.size)).collect());
         let live = self.live.read().clone();
@@ -258,14 +281,17 @@ impl Group {
             found.insert(disk, Debt::of(journaled, &base, size)?);
         }
         let mut debts = self.space.debts.lock();
+        let mut uncounted = 0;
         for (disk, mut debt) in found {
             let of_disk = debts.disks.entry(disk).or_insert_with(|| DiskDebt::new(0));
             let before = of_disk.debt.bytes();
+            let counted = debt.bytes();
             for recent in &of_disk.recent {
                 debt.join(recent);
             }
             let size = debt.live_len();
             let after = debt.bytes();
+            uncounted += after - counted;
             let [newest, _] = std::mem::replace(&mut of_disk.recent, [Debt::new(size), Debt::new(size)]);
             of_disk.recent[1] = newest;
             of_disk.debt = debt;
@@ -273,8 +299,32 @@ impl Group {
         }
         let carried = std::mem::take(&mut debts.carried);
         debts.change(&self.space.room, carried, 0);
-        (debts.counted, debts.stale) = (true, 0);
+        (debts.counted, debts.stale) = (true, uncounted);
         Ok(())
+    }
+
+    /// B4: all that was ever claimed is in the index, or has failed, if nobody is on the way there and no claim was made
+    /// while that was looked at.
+    fn forget_entered(&self) {
+        if left_out("B4: what has entered is forgotten") {
+            return;
+        }
+        let claims = self.space.debts.lock().claims;
+        if self.space.entering.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let idle = {
+            let queue = self.queue.lock();
+            !queue.appending && queue.pending.is_empty()
+        };
+        let mut debts = self.space.debts.lock();
+        if !idle || debts.claims != claims {
+            return;
+        }
+        for of_disk in debts.disks.values_mut() {
+            let size = of_disk.debt.live_len();
+            of_disk.recent = [Debt::new(size), Debt::new(size)];
+        }
     }
 
     /// Bytes that the bases lack for what the journal holds.

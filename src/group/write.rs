@@ -38,6 +38,7 @@ impl Group {
         reply: Reply,
         allowed: impl FnOnce() -> bool,
     ) -> Option<Reply> {
+        let _entering = self.space.entering();
         if let Err(e) = self.admit(disk, &op) {
             reply(Err(e));
             return None;

@@ -1,16 +1,19 @@
 //! The files of segments: made with all their room and zero-filled once, used again, and never more than the
-//! filesystem has beside what is claimed (J10).
+//! filesystem has beside what is claimed (J10), with room left for what must always be possible (J12).
 
 use crate::journal::left_out;
 use crate::journal::log::{Log, State};
 use crate::journal::segment::FIRST_BATCH;
 use crate::seam::{Access, AlignedBuf, Durability};
-use crate::vocab::{Kind, Result};
+use crate::vocab::{Error, Kind, Result};
 use std::io::IoSlice;
 use std::sync::atomic::Ordering;
 
+/// Below this much room a call that brings bytes asks what it leaves (J12), in bytes.
+const TIGHT_BYTES: u64 = 256 << 20;
+
 impl Log {
-    /// J10: files for batches of these lengths, before the first of them is written.
+    /// J10 and J12: files for batches of these lengths, before the first of them is written.
     pub(crate) fn make_room(
         &self,
         state: &mut State,
@@ -35,7 +38,22 @@ impl Log {
             }
             left -= length;
         }
-        Ok(())
+        if essential { Ok(()) } else { self.leaves_segment(left, !spare.is_empty(), 0) }
+    }
+
+    /// J12, of a call that leaves so much in its last segment, beside files that are ready, and takes so much of what is
+    /// free.
+    fn leaves_segment(&self, left: u64, is_ready: bool, takes: u64) -> Result<()> {
+        let (room, segment) = (&self.parts.room, self.parts.segment_bytes.0);
+        if left >= segment / 2 || is_ready || room.slack() >= TIGHT_BYTES || left_out("J12: a segment is left") {
+            return Ok(());
+        }
+        if room.essential()?.saturating_sub(takes) >= segment {
+            return Ok(());
+        }
+        Err(Error::new(Kind::NoSpace, "what room the journal has is kept for discards and operations")
+            .at(self.parts.storage.shown(&self.parts.dir))
+            .advice("Free room on this filesystem or make it larger; `commit` and `drop` free journals"))
     }
 
     fn wanted(&self, state: &State) -> u64 {
@@ -118,14 +136,32 @@ impl Log {
         Ok(true)
     }
 
-    /// Whether a record with `bytes` of payload surely finds room without another file.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let state = self.state.lock();
+    /// Whether a record with `bytes` of payload finds room, and leaves what J12 wants. Cheap where there is much.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        let (room, segment) = (&self.parts.room, self.parts.segment_bytes.0);
+        if room.slack() >= TIGHT_BYTES {
+            return Ok(());
+        }
         // What others have in flight, a table, and gaps.
-        let need = 2 * bytes + (1 << 20).min(self.parts.segment_bytes.0 / 4);
+        let need = 2 * bytes + (1 << 20).min(segment / 4);
+        let state = self.state.lock();
         let open = state.open.and_then(|at| state.segments.get(&at)).filter(|_| !state.ends);
-        open.is_some_and(|s| s.fixed.start.0 + s.fixed.bytes - s.end().0 >= need)
-            || state.free.iter().any(|(_, bytes)| *bytes >= FIRST_BATCH + need)
+        let left = open.map_or(0, |s| s.fixed.start.0 + s.fixed.bytes - s.end().0);
+        let mut ready: Vec<u64> = state.free.iter().map(|(_, bytes)| *bytes).collect();
+        drop(state);
+        let after = |room: u64| room.saturating_sub(bytes + 2 * FIRST_BATCH);
+        if left >= need {
+            return self.leaves_segment(after(left), !ready.is_empty(), 0);
+        }
+        if let Some(at) = ready.iter().position(|bytes| *bytes >= FIRST_BATCH + need) {
+            let file = ready.swap_remove(at);
+            return self.leaves_segment(after(file), !ready.is_empty(), 0);
+        }
+        room.check(segment, false)?;
+        self.leaves_segment(after(segment), !ready.is_empty(), segment)
     }
 
     /// The shortest file that a new segment may have.

@@ -10,6 +10,8 @@
 //!     it, and the next step would find nothing. The content of images takes no more than half of it, where others
 //!     took what was claimed for it: names, checkpoints and fences go on.
 //! M3. The figures in memory are asked anew before a claim is refused.
+//! M4. What a step that must not fail takes beyond what is spare comes out of the reserve at once, not out of what is
+//!     claimed: those who claimed it would get no more than half of the reserve for it.
 
 use crate::seam::{Access, Durability, File, Space, Storage};
 use crate::vocab::{Error, Kind, Result};
@@ -156,13 +158,18 @@ impl Room {
         let _ = self.owed.fetch_update(Ordering::AcqRel, Ordering::Acquire, lower);
     }
 
-    /// Whether a file of this length can be made beside all claims; `essential`: from the reserve too.
+    /// Whether a file of this length can be made beside all claims; `essential`: from the reserve too, which is given
+    /// back as far as it takes (M4).
     ///
     /// # Errors
     /// `NoSpace`.
     pub fn check(&self, bytes: u64, essential: bool) -> Result<()> {
         let spare = if essential { self.essential()? } else { self.ask()? };
         if bytes <= spare {
+            let unclaimed = if essential { self.storage.space()?.free.saturating_sub(self.owed()) } else { bytes };
+            if unclaimed < bytes {
+                self.give_reserve(bytes - unclaimed, false);
+            }
             return Ok(());
         }
         Err(Error::new(Kind::NoSpace, format!("{bytes} bytes are needed and {spare} are spare"))
@@ -440,6 +447,20 @@ mod tests {
         assert!(!room.claim(1, 0).unwrap());
         room.settle(6 * MIB);
         assert!(room.claim(6 * MIB, 0).unwrap());
+    }
+
+    #[test]
+    fn what_must_not_fail_takes_nothing_that_is_claimed() {
+        let (_device, room, tree) = room(64 * MIB);
+        room.keep_reserve().unwrap();
+        assert!(room.claim(60 * MIB, 0).unwrap());
+        assert_eq!(room.check(3 * MIB, false).unwrap_err().kind(), Kind::NoSpace);
+        room.check(3 * MIB, true).unwrap();
+        tree.create(Path::new("segment"), Access::Cached).unwrap().allocate(0, 3 * MIB).unwrap();
+        assert!(room.essential().unwrap() >= MIB - 4096);
+        assert_eq!(room.check(2 * MIB, true).unwrap_err().kind(), Kind::NoSpace);
+        // Content gets half of the reserve at most, and needs none of it.
+        tree.create(Path::new("base"), Access::Content).unwrap().allocate(0, 60 * MIB).unwrap();
     }
 
     #[test]

@@ -214,6 +214,30 @@ fn a_reopened_group_counts_what_its_bases_lack() {
     assert!(group.debt() <= 6 * 65_536, "it is owed once");
 }
 
+/// Writes that were discarded before any round saw them.
+fn claimed_after_a_discard() -> u64 {
+    let device = SimDevice::new(3);
+    device.set_room(ROOM);
+    let group = Group::create(small(&device, 1), id()).unwrap();
+    disk(&group, SIZE).unwrap();
+    for n in 0..8u64 {
+        submit(&group, DISK, Op::Write { offset: n << 16, data: &[7; 4096] }, true).unwrap();
+    }
+    submit(&group, DISK, Op::Discard { offset: 0, length: SIZE }, true).unwrap();
+    group.round(None).unwrap();
+    group.round(None).unwrap();
+    group.debt()
+}
+
+#[test]
+fn nothing_stays_claimed_that_is_not_owed() {
+    assert_eq!(claimed_after_a_discard(), 0);
+    LEFT_OUT.with_borrow_mut(|out| *out = vec!["B4: what has entered is forgotten"]);
+    let claimed = claimed_after_a_discard();
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    assert!(claimed > 0, "nothing noticed that what has entered stays claimed");
+}
+
 /// The line of an epoch fails, and another epoch begins behind it.
 fn opened_behind_a_failed_line() -> Result<()> {
     let device = SimDevice::new(4);

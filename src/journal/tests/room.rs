@@ -18,6 +18,7 @@ fn nearly_full(spare: u64, claimed: u64) -> (SimDevice, LogParts, Log) {
     log.append(&[record(&[1; 100])], 0, Durability::Durable).unwrap();
     let space = parts.storage.space().unwrap();
     device.set_room(space.total - space.free + spare);
+    parts.room.refresh().unwrap();
     assert!(parts.room.claim(claimed, 0).unwrap());
     (device, parts, log)
 }
@@ -61,18 +62,38 @@ fn takes_what_is_claimed() -> Result<(), String> {
     }
 }
 
+/// Writers take all that they get; each time some discards follow, which nothing is freed for.
+fn leaves_nothing_for_discards() -> Result<(), String> {
+    let discard = NewRecord { kind: RecordKind::Discard, length: 4096, ..record(&[]) };
+    for spare in (0..5).map(|n| n * (50 << 10)) {
+        let (_device, _, log) = nearly_full(spare, 0);
+        for payload in [100, 3000, 20_000, 9000] {
+            let payload = vec![7; payload];
+            while log.append(&[record(&payload)], 0, Durability::Plain).is_ok() {}
+        }
+        for n in 0..6 {
+            let done = log.append(&[discard], 0, Durability::Plain);
+            done.map_err(|e| format!("{spare} bytes, discard {n}: {e}"))?;
+            assert!(log.append(&[record(&[7; 9000])], 0, Durability::Plain).is_err());
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_call_takes_what_is_free_or_nothing() {
     appends_in_part().unwrap();
     takes_what_is_claimed().unwrap();
+    leaves_nothing_for_discards().unwrap();
 }
 
 #[test]
 fn a_call_that_takes_too_much_is_caught() {
     type Run = fn() -> Result<(), String>;
-    let rules: [(&str, Run); 2] = [
+    let rules: [(&str, Run); 3] = [
         ("J10: room for all batches before the first", appends_in_part),
         ("J10: room is asked for before a segment is made", takes_what_is_claimed),
+        ("J12: a segment is left", leaves_nothing_for_discards),
     ];
     for (rule, run) in rules {
         LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
