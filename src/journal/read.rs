@@ -1,9 +1,14 @@
 //! Reading a log: payloads by place, batches one after the other.
+//!
+//! L1. What the page cache shows may be older than a direct append: it is believed if it fits its crc, never if it
+//!     doesn't. Then the medium is asked, of a header as of a payload.
+//! L2. A place that was freed is `NotFound`. A place behind the last batch of a segment leads to the next one, also
+//!     where the segment itself is gone.
 
 use crate::format::{
-    BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BLOCK, BatchHeader, RecordView, check_header, crc_list_len,
-    parse_table,
+    BATCH_BYTES_MAX, BLOCK, BatchHeader, RecordView, SegmentHeader, check_header, crc_list_len, parse_table,
 };
+use crate::journal::left_out;
 use crate::journal::log::Log;
 use crate::journal::segment::Segment;
 use crate::vocab::{Codec, EpochId, Error, Kind, Pos, Result};
@@ -174,41 +179,33 @@ impl Log {
         Err(segment.damaged("the batch of a payload can't be read", pos))
     }
 
-    fn try_batch(&self, segment: &Segment, pos: Pos) -> Result<Option<BatchView>> {
-        for attempt in 0..2 {
-            let read = |at: Pos, buf: &mut [u8]| {
-                if attempt == 0 { segment.read(at, buf) } else { segment.read_medium(at, buf) }
-            };
-            if let Some(view) = decode_batch(segment, pos, read)? {
-                return Ok(Some(view));
-            }
-            let mut magic = [0; BATCH_HEADER_BYTES];
-            read(pos, &mut magic)?;
-            if BatchHeader::decode(&magic).is_none_or(|h| h.life != segment.fixed.life) {
-                return Ok(None);
-            }
-        }
-        Ok(None)
-    }
-
     /// The batch that begins at `pos`, or at the first batch behind it if `pos` lies in a header or behind the
     /// end of a segment. `None` behind the last.
     ///
     /// # Errors
-    /// `Damaged` if a batch that was appended can't be read; `NotFound` if the segment at `pos` was freed.
+    /// `Damaged` if a batch that was appended can't be read; `NotFound` if the segment at `pos` was freed (L2).
     pub fn batch_at(&self, pos: Pos) -> Result<Option<BatchView>> {
-        let (segment, pos) = {
+        let (segment, begin, first) = {
             let state = self.state.lock();
             let holds = |s: &Segment| s.end() > pos.max(s.fixed.first_batch());
+            let first = state.segments.values().next().filter(|s| pos < s.fixed.start).cloned();
             let here = state.segments.range(..=pos).next_back().map(|(_, s)| s).filter(|s| holds(s));
             let segment = here.or_else(|| state.segments.range(pos..).map(|(_, s)| s).find(|s| holds(s)));
             let Some(segment) = segment else { return Ok(None) };
-            (segment.clone(), pos.max(segment.fixed.first_batch()))
+            (segment.clone(), pos.max(segment.fixed.first_batch()), first)
         };
-        match self.try_batch(&segment, pos)? {
-            Some(view) => Ok(Some(view)),
-            None => Err(segment.damaged("batch isn't what was written", pos)),
+        if let Some(first) = first
+            && pos < end_before(&first)?
+            && !left_out("L2: a freed place is gone")
+        {
+            return Err(gone(pos));
         }
+        for from in SOURCES {
+            if let Some(view) = try_batch(&segment, begin, from)? {
+                return Ok(Some(view));
+            }
+        }
+        Err(segment.damaged("batch isn't what was written", begin))
     }
 
     /// The payload of a record of a batch, decoded and checked.
@@ -256,6 +253,38 @@ fn batch_around(
         (upto, step) = (from, (4 * step).min(WALK_BYTES_MAX));
     }
     Ok(None)
+}
+
+/// Where bytes of a segment are read from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum From {
+    Cache,
+    Medium,
+}
+
+/// L1.
+const SOURCES: [From; 2] = [From::Cache, From::Medium];
+
+fn try_batch(segment: &Segment, pos: Pos, from: From) -> Result<Option<BatchView>> {
+    decode_batch(segment, pos, |at, buf| match from {
+        From::Medium if !left_out("L1: a header is asked of the medium") => segment.read_medium(at, buf),
+        _ => segment.read(at, buf),
+    })
+}
+
+/// L2: where the segment before this one ended. What it says of it stays when that is gone.
+fn end_before(segment: &Segment) -> Result<Pos> {
+    let mut block = vec![0; BLOCK as usize];
+    for from in SOURCES {
+        match from {
+            From::Cache => segment.read(segment.fixed.start, &mut block)?,
+            From::Medium => segment.read_medium(segment.fixed.start, &mut block)?,
+        }
+        if let Some(header) = SegmentHeader::decode(&block)?.filter(|h| h.life == segment.fixed.life) {
+            return Ok(header.previous_cut);
+        }
+    }
+    Err(segment.damaged("the header of a segment can't be read", segment.fixed.start))
 }
 
 /// Reads and checks header and table of a batch. `None` if nothing good lies there.

@@ -5,6 +5,7 @@
 //! completed flush; a log without rot is never called damaged, one with rot in what was durable always is.
 
 mod power;
+mod read;
 mod room;
 
 use crate::journal::{HistoryFile, Log, LogIdentity, LogParts};
