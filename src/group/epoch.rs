@@ -2,7 +2,10 @@
 //!
 //! E3. What an epoch forks from is durable before its row; the row is durable before the epoch's next record.
 //! E4. Its line in the history is written after; if that fails, before the next checkpoint (K7 of `checkpoint`), or
-//!     from the journal at the next opening.
+//!     from the journal at the next opening. The epoch has begun all the same, and that is what its caller hears: who
+//!     heard of a failure would take back a decision that stands, or begin one epoch after the other.
+//! E5. If what follows from a row that is in the log can't be made known here, the group stops: only an opening
+//!     makes one whole of both.
 
 use crate::group::Group;
 use crate::group::group::Core;
@@ -104,18 +107,29 @@ impl Group {
         if let Some((moment, value)) = fork {
             self.keep_mark(moment, value);
         }
+        self.row_entered(core, row, begin.names).inspect_err(|e| self.log.poison_torn(&e.to_string()))?;
+        match self.record_owed(core) {
+            Err(e) if self.is_left() || left_out("E4: an epoch has begun though its line failed") => Err(e),
+            Err(e) => {
+                tracing::warn!(group = %self.id().short(), "the history lacks the line of an epoch for now: {e}");
+                Ok(epoch)
+            }
+            Ok(()) => Ok(epoch),
+        }
+    }
+
+    /// E5: the row is in the log and in the index.
+    fn row_entered(&self, core: &mut Core, row: Row, names: Option<Names>) -> Result<()> {
         core.table.insert(row.clone())?;
-        core.owed.push(Event::Epoch { row, own: true });
+        self.owe(core, Event::Epoch { row, own: true });
         self.refresh_spans(core);
         self.find_parent_ends(core)?;
         between("the row is entered");
-        if let Some(names) = begin.names {
+        if let Some(names) = names {
             self.queue.lock().names = names;
         }
         core.closed = false;
-        self.refresh_line(core)?;
-        self.record_owed(core)?;
-        Ok(epoch)
+        self.refresh_line(core)
     }
 
     /// Remembers where each span leaves the one before it on its line, while that record is still held.

@@ -75,8 +75,8 @@ pub(crate) struct Core {
     pub(crate) scan: LogState,
     pub(crate) history: HistoryFile,
     pub(crate) events: Vec<(i64, Event)>,
-    /// K7 of `checkpoint`: what the table has and the history lacks, oldest first.
-    pub(crate) owed: Vec<Event>,
+    /// K7 of `checkpoint`: so many of the newest events the history's file lacks.
+    pub(crate) owed: usize,
     pub(crate) table: Table,
     pub(crate) spans: Spans,
     pub(crate) bases: BTreeMap<DiskOrdinal, BasePlace>,
@@ -233,6 +233,12 @@ impl Group {
         self.count_lines(core)
     }
 
+    /// K7: what happened and has no line yet. It is known here from now on; the line is written by whoever writes next.
+    pub(crate) fn owe(&self, core: &mut Core, event: Event) {
+        core.events.push((self.parts.clock.wall_ns(), event));
+        core.owed += 1;
+    }
+
     fn count_lines(&self, core: &mut Core) -> Result<()> {
         if left_out("K2: a line is acted on when a checkpoint counts it") {
             return Ok(());
@@ -242,12 +248,16 @@ impl Group {
 
     /// K7. The caller has made sure that nobody else owns the history (W3).
     pub(crate) fn write_owed(&self, core: &mut Core) -> Result<()> {
-        while let Some(event) = core.owed.first().cloned() {
-            let written = self.append_line(core, event);
-            if written.is_ok() || left_out("K7: a line that failed is owed") {
-                core.owed.remove(0);
+        while core.owed > 0 {
+            let at = core.events.len() - core.owed;
+            let (time, event) = core.events[at].clone();
+            let written = core.history.append(time, event);
+            if written.is_err() && left_out("K7: a line that failed is owed") {
+                core.events.remove(at);
+                core.owed -= 1;
             }
             written?;
+            core.owed -= 1;
         }
         Ok(())
     }

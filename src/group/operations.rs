@@ -56,7 +56,7 @@ impl Group {
             }
             _ => return self.record(&mut core, event),
         }
-        core.owed.push(event);
+        self.owe(&mut core, event);
         self.record_owed(&mut core)
     }
 

@@ -99,7 +99,7 @@ impl Group {
         for r in data.records.iter().filter(|r| r.kind == RecordKind::Epoch) {
             let row = Row::from_json(&r.payload)?;
             if core.table.insert(row.clone())? {
-                core.owed.push(Event::Epoch { row, own: false });
+                self.owe(core, Event::Epoch { row, own: false });
                 self.record_owed(core)?;
             }
         }
@@ -122,13 +122,13 @@ impl Group {
         let mut core = self.core.lock();
         for row in rows {
             if core.table.insert(row.clone())? {
-                core.owed.push(Event::Epoch { row, own: false });
+                self.owe(&mut core, Event::Epoch { row, own: false });
                 self.record_owed(&mut core)?;
             }
         }
         for (epoch, op) in withdrawn {
             if core.table.withdraw(epoch, op) {
-                core.owed.push(Event::Withdrawn { epoch, op });
+                self.owe(&mut core, Event::Withdrawn { epoch, op });
                 self.record_owed(&mut core)?;
             }
         }

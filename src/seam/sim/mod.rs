@@ -154,6 +154,11 @@ impl SimDevice {
         self.lock().faults.push(fault);
     }
 
+    /// Whether there are faults that haven't been used up.
+    pub fn is_faulty(&self) -> bool {
+        !self.lock().faults.is_empty()
+    }
+
     /// Takes back all faults that haven't been used up.
     pub fn clear_faults(&self) {
         self.lock().faults.clear();
