@@ -185,10 +185,14 @@ pub(super) fn write_list(
     if storage.exists(&temporary)? {
         storage.remove(&temporary)?;
     }
-    let file = storage.create(&temporary, Access::Cached)?;
-    file.write_all_at(&hex(crc32c::crc32c(&text)), 0)?;
-    file.write_all_at(&text, 8)?;
-    file.sync()?;
-    storage.rename(&temporary, &path)?;
+    let write = || {
+        let file = storage.create(&temporary, Access::Cached)?;
+        file.write_all_at(&hex(crc32c::crc32c(&text)), 0)?;
+        file.write_all_at(&text, 8)?;
+        file.sync()?;
+        storage.rename(&temporary, &path)
+    };
+    // What is left of it would take room where there is none.
+    write().inspect_err(|_| _ = storage.remove(&temporary))?;
     storage.sync_dir(dir)
 }

@@ -165,6 +165,62 @@ fn a_missing_run_and_a_damaged_list_are_reported() {
     check(&index, 3, "without the list");
 }
 
+/// A filesystem with ever more room left, until a run, its list and a merge succeed: what fails leaves nothing behind
+/// and loses nothing, and is done once there is room.
+#[test]
+fn what_finds_no_room_leaves_no_file_and_is_tried_again() {
+    let names = |storage: &SimStorage| crate::seam::Storage::list(storage, "index".as_ref()).unwrap();
+    let clean = |storage: &SimStorage| names(storage).iter().all(|name| !name.ends_with(".tmp"));
+    let (mut without_run, mut without_list, mut without_merge) = (0, 0, 0);
+    for pages in 0..40 {
+        let what = format!("{pages} pages");
+        let device = SimDevice::new(pages);
+        let storage = device.storage("s");
+        let (index, _) = open(&storage).unwrap();
+        (0..7).for_each(|number| add(&index, number).unwrap());
+        let space = crate::seam::Storage::space(&storage).unwrap();
+        device.set_room(space.total - space.free + pages * 4096);
+        index.insert(LOG, &segment(7)).unwrap();
+        index.rotate(LOG, meta(7)).unwrap();
+        if let Err(e) = index.seal(LOG) {
+            assert_eq!(e.kind(), Kind::NoSpace, "{what}");
+            let has_run = index.has_run(LOG, meta(7).from, meta(7).to);
+            (without_run, without_list) = (without_run + u64::from(!has_run), without_list + u64::from(has_run));
+            assert!(clean(&storage), "{what}: {:?}", names(&storage));
+            check(&index, 8, &what);
+            assert_eq!(index.seal(LOG).unwrap_err().kind(), Kind::NoSpace, "{what}: as before");
+            device.set_room(space.total);
+            assert_eq!(index.seal(LOG).unwrap(), !has_run, "{what}");
+        } else if let Err(e) = merge_all(&index) {
+            assert_eq!(e.kind(), Kind::NoSpace, "{what}");
+            without_merge += 1;
+            assert!(clean(&storage), "{what}: {:?}", names(&storage));
+            check(&index, 8, &what);
+            device.set_room(space.total);
+            index.seal(LOG).unwrap();
+            merge_all(&index).unwrap();
+        }
+        check(&index, 8, &what);
+        drop(index);
+        let (index, lost) = open(&storage).unwrap();
+        assert!(lost.is_empty(), "{what}: {lost:?}");
+        check(&index, 8, &what);
+        drop(index);
+        // The list has the newest run: without its file it is missed.
+        let newest = names(&storage).into_iter().rfind(|name| name.starts_with("run-")).unwrap();
+        crate::seam::Storage::remove(&storage, format!("index/{newest}").as_ref()).unwrap();
+        let (_, lost) = open(&storage).unwrap();
+        assert_eq!(lost.len(), 1, "{what}: {newest} isn't in the list");
+    }
+    let seen = (without_run, without_list, without_merge);
+    assert!(without_run > 0 && without_list > 0 && without_merge > 0, "{seen:?}");
+}
+
+fn merge_all(index: &Index) -> Result<()> {
+    while index.merge_step(300, &|_, _| true)? != MergeProgress::Idle {}
+    Ok(())
+}
+
 #[test]
 fn a_scan_goes_on_while_its_runs_are_merged_away() {
     let storage = SimDevice::new(1).storage("s");
