@@ -91,7 +91,8 @@ impl Log {
                 return Err(poisoned(why));
             }
             if !left_out("J10: room for all batches before the first") {
-                let essential = !records.iter().any(|r| matches!(r.kind, RecordKind::Write | RecordKind::Fill));
+                let essential =
+                    !records.iter().any(|r| matches!(r.kind, RecordKind::Write | RecordKind::Fill));
                 let lengths = batches.iter().map(|(_, layout)| u64::from(layout.places().1));
                 self.make_room(&mut state, lengths, essential)?;
             }

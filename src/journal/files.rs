@@ -45,7 +45,11 @@ impl Log {
     /// free.
     fn leaves_segment(&self, left: u64, is_ready: bool, takes: u64) -> Result<()> {
         let (room, segment) = (&self.parts.room, self.parts.segment_bytes.0);
-        if left >= segment / 2 || is_ready || room.slack() >= TIGHT_BYTES || left_out("J12: a segment is left") {
+        if left >= segment / 2
+            || is_ready
+            || room.slack() >= TIGHT_BYTES
+            || left_out("J12: a segment is left")
+        {
             return Ok(());
         }
         if room.essential()?.saturating_sub(takes) >= segment {

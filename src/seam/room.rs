@@ -166,7 +166,8 @@ impl Room {
     pub fn check(&self, bytes: u64, essential: bool) -> Result<()> {
         let spare = if essential { self.essential()? } else { self.ask()? };
         if bytes <= spare {
-            let unclaimed = if essential { self.storage.space()?.free.saturating_sub(self.owed()) } else { bytes };
+            let unclaimed =
+                if essential { self.storage.space()?.free.saturating_sub(self.owed()) } else { bytes };
             if unclaimed < bytes {
                 self.give_reserve(bytes - unclaimed, false);
             }

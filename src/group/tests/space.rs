@@ -319,7 +319,8 @@ fn begun_without_its_line(file: &'static str, decide: bool) -> std::result::Resu
 
 #[test]
 fn an_epoch_has_begun_though_its_line_failed() {
-    for (file, decide) in [("history", false), ("history", true), ("checkpoint", false), ("checkpoint", true)] {
+    for (file, decide) in [("history", false), ("history", true), ("checkpoint", false), ("checkpoint", true)]
+    {
         begun_without_its_line(file, decide).unwrap_or_else(|e| panic!("{file}, decided {decide}: {e}"));
         LEFT_OUT.with_borrow_mut(|out| *out = vec!["E4: an epoch has begun though its line failed"]);
         let heard = begun_without_its_line(file, decide);

@@ -185,7 +185,8 @@ fn what_finds_no_room_leaves_no_file_and_is_tried_again() {
         if let Err(e) = index.seal(LOG) {
             assert_eq!(e.kind(), Kind::NoSpace, "{what}");
             let has_run = index.has_run(LOG, meta(7).from, meta(7).to);
-            (without_run, without_list) = (without_run + u64::from(!has_run), without_list + u64::from(has_run));
+            (without_run, without_list) =
+                (without_run + u64::from(!has_run), without_list + u64::from(has_run));
             assert!(clean(&storage), "{what}: {:?}", names(&storage));
             check(&index, 8, &what);
             assert_eq!(index.seal(LOG).unwrap_err().kind(), Kind::NoSpace, "{what}: as before");
