@@ -470,7 +470,7 @@ impl Driver {
         }
         // Until the source's link says so itself: the records behind the begin of the stream are needed, and the moment.
         self.group.set_pin(Some(at));
-        let (set, disks) = self.group.data_set(at)?;
+        let (set, disks) = self.group.data_set(at).map_err(overtaken)?;
         let copy = Token(self.group.parts.entropy.random_128());
         Ok(Planned { copy, reason: JumpReason::Initial, onto_image: false, at, chain, set, disks })
     }
@@ -482,7 +482,7 @@ impl Driver {
             return Err(Error::refused("busy", "an epoch began while a copy was planned"));
         }
         self.group.set_pin(Some(at));
-        let (whole, disks) = self.group.whole_set(at)?;
+        let (whole, disks) = self.group.whole_set(at).map_err(overtaken)?;
         let (reason, known) = match plan {
             Plan::Initial => (JumpReason::Initial, None),
             Plan::Backlog { after } => (JumpReason::Backlog, self.group.changed_after(after)?),
@@ -497,7 +497,7 @@ impl Driver {
         };
         let reason = if known.is_none() && reason != JumpReason::Initial { JumpReason::Full } else { reason };
         let set = match known {
-            Some(known) => self.group.with_names(at, known, Some(&disks))?,
+            Some(known) => self.group.with_names(at, known, Some(&disks)).map_err(overtaken)?,
             None => whole,
         };
         let copy = Token(self.group.parts.entropy.random_128());
@@ -579,6 +579,14 @@ impl Driver {
 fn push(out: &mut Vec<Output>, output: Output) -> Option<Event> {
     out.push(output);
     None
+}
+
+/// A round that was chosen before there was a pin may pass the moment that a copy was to begin with.
+fn overtaken(error: Error) -> Error {
+    if error.kind() != Kind::NotFound {
+        return error;
+    }
+    Error::refused("busy", format!("a round went on while a copy was planned: {error}"))
 }
 
 fn closed(error: &Error) -> Output {

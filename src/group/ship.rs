@@ -5,9 +5,9 @@
 //! S2. The ranges of a file are at most [`RANGES_MAX`]: where data is scattered more, holes between go with it.
 
 use crate::exchange::{DiskRange, RangeSet, Record};
-use crate::group::Group;
 use crate::group::chain::At;
-use crate::group::left_out;
+use crate::group::line::between;
+use crate::group::{Group, left_out};
 use crate::history::{
     ChainMark, ChainValue, DiskSize, Event, LineMarks, MarkReason, MarkSet, Path as LinePath,
 };
@@ -274,7 +274,14 @@ impl Group {
         let Some(file) = view.names.files.get(&range.disk) else { return Ok(Some(None)) };
         let mut bytes = vec![0; range.length as usize];
         let there = file.size.saturating_sub(range.offset).min(range.length) as usize;
-        self.read_moment(&view, range.disk, range.offset, &mut bytes[..there])?;
+        between("a fill has its moment");
+        match self.read_moment(&view, range.disk, range.offset, &mut bytes[..there]) {
+            // A round that was chosen before there was a cursor has passed it: no damage, the copy begins anew.
+            Err(e) if e.kind() == Kind::NotFound && !left_out("a fill that was overtaken is gone") => {
+                return Ok(None);
+            }
+            read => read?,
+        }
         let zero = bytes.iter().all(|b| *b == 0);
         Ok(Some((!zero).then_some(bytes)))
     }

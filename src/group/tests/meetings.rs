@@ -3,6 +3,7 @@
 use super::model::{head_image, id, moment_image, parts, submit};
 use super::site::store;
 use super::space::{DISK, disk, write};
+use crate::exchange::DiskRange;
 use crate::group::line::BETWEEN;
 use crate::group::{Care, Driver, Gate, Group, Op};
 use crate::history::RowKind;
@@ -140,6 +141,23 @@ fn nothing_is_durable_because_the_chain_knows_it() {
         !without("D3: only what is durable is shipped", what_stands_durable),
         "what isn't durable was not shipped all the same"
     );
+}
+
+/// A fill of a copy is read, and a round that was chosen before there was a cursor passes its moment meanwhile.
+fn fill_meets_a_round() -> bool {
+    let (_device, group) = group(8);
+    let older = write(&group, 1);
+    write(&group, 2);
+    let behind = group.clone();
+    at("a fill has its moment", move || _ = behind.round(None).unwrap());
+    let range = DiskRange { disk: DISK, offset: 0, length: SIZE };
+    matches!(group.read_fill(older, range), Ok(None))
+}
+
+#[test]
+fn a_fill_that_a_round_overtakes_is_gone() {
+    assert!(fill_meets_a_round());
+    assert!(!without("a fill that was overtaken is gone", fill_meets_a_round), "it was no error");
 }
 
 /// A round was chosen before a failover to an older moment was decided, and is made after it.

@@ -3,9 +3,13 @@
 //!
 //! Each block of a disk has one writer, who puts rising numbers into it. So whoever reads knows what may be found: no
 //! number below the last that was acknowledged before the read, none above the last that was sent before its end, and
-//! one number all over the block.
+//! one number all over the block. `forks`: with decisions. `standby`: with a second group that follows.
+
+mod forks;
+mod standby;
 
 use super::model::{id, parts, submit};
+use super::site::store;
 use super::space::{DISK, disk};
 use crate::group::{Care, Group, GroupParts, Op, Upkeep};
 use crate::seam::{Clock, DirStorage, Rooms, SimDevice, Storage, SystemClock, SystemEntropy};
@@ -22,6 +26,15 @@ const SIZE: u64 = WRITERS * BLOCKS * BLOCK;
 /// A block that was discarded and has not been written since reads as zeros: its number has this bit.
 const DISCARDED: u64 = 1 << 63;
 
+const CARE: Care = Care {
+    sync_ns: 5_000_000,
+    window_ns: None,
+    pinned: false,
+    fork: None,
+    allowance: Some(64 << 20),
+    lines: None,
+};
+
 #[derive(Default)]
 struct Block {
     sent: AtomicU64,
@@ -36,7 +49,7 @@ struct Bench {
     rounds: AtomicU64,
 }
 
-fn real(dir: &std::path::Path) -> GroupParts {
+fn real(dir: &std::path::Path, site: usize) -> GroupParts {
     let storage: Arc<dyn Storage> = Arc::new(DirStorage::open(dir).unwrap());
     GroupParts {
         store: storage.clone(),
@@ -44,6 +57,7 @@ fn real(dir: &std::path::Path) -> GroupParts {
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
         rooms: Rooms::of_one(storage),
+        store_id: store(site),
         segment_bytes: (256 << 10, 1 << 20),
         ..parts(&SimDevice::new(1), 1)
     }
@@ -62,29 +76,17 @@ fn plain(number: u64) -> u64 {
 }
 
 impl Bench {
-    fn submit(&self, op: Op<'_>, sync: bool) -> Result<()> {
-        submit(&self.group, DISK, op, sync)
-    }
-
     /// One writer: numbers rise; a discard has a number too, and reads as zero.
     fn write(&self, writer: u64, seed: u64) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut next = 1;
         while !self.over.load(Ordering::Relaxed) {
-            let count = rng.u64(1..=12);
-            let first = writer * BLOCKS + rng.u64(..=BLOCKS - count);
-            let mine = &self.blocks[first as usize..(first + count) as usize];
-            let discard = rng.u32(..10) == 0;
-            let sent = if discard { next | DISCARDED } else { next };
+            let op = next_op(&mut rng);
+            let first = writer * BLOCKS + op.first;
+            let mine = &self.blocks[first as usize..(first + op.count) as usize];
+            let sent = if op.discard { next | DISCARDED } else { next };
             mine.iter().for_each(|b| b.sent.store(sent, Ordering::SeqCst));
-            let data: Vec<u8> =
-                next.to_le_bytes().into_iter().cycle().take((count * BLOCK) as usize).collect();
-            let op = if discard {
-                Op::Discard { offset: first * BLOCK, length: count * BLOCK }
-            } else {
-                Op::Write { offset: first * BLOCK, data: &data }
-            };
-            self.submit(op, rng.u32(..40) == 0).unwrap();
+            op.submit(&self.group, first, next).unwrap();
             mine.iter().for_each(|b| b.acked.store(sent, Ordering::SeqCst));
             next += 1;
         }
@@ -163,54 +165,108 @@ impl Bench {
             }
         }
     }
+}
 
-    /// All that a driver does, more often.
-    fn keep(&self, seed: u64) {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let mut state = Upkeep::default();
-        let care = Care {
-            sync_ns: 5_000_000,
-            window_ns: None,
-            pinned: false,
-            fork: None,
-            allowance: Some(64 << 20),
-            lines: None,
+/// What a writer does next.
+struct NextOp {
+    /// Blocks, from one of the writer's own on.
+    first: u64,
+    count: u64,
+    discard: bool,
+    sync: bool,
+}
+
+fn next_op(rng: &mut fastrand::Rng) -> NextOp {
+    let count = rng.u64(1..=12);
+    let first = rng.u64(..=BLOCKS - count);
+    NextOp { first, count, discard: rng.u32(..10) == 0, sync: rng.u32(..40) == 0 }
+}
+
+impl NextOp {
+    /// On a group, where the first block lies at `first`: these blocks get this number, or are discarded.
+    fn submit(&self, group: &Group, first: u64, number: u64) -> Result<()> {
+        let data: Vec<u8> =
+            number.to_le_bytes().into_iter().cycle().take((self.count * BLOCK) as usize).collect();
+        let op = if self.discard {
+            Op::Discard { offset: first * BLOCK, length: self.count * BLOCK }
+        } else {
+            Op::Write { offset: first * BLOCK, data: &data }
         };
-        while !self.over.load(Ordering::Relaxed) {
-            match rng.u32(..8) {
-                0 => self.group.checkpoint().unwrap(),
-                1..=3 => {
-                    let window = [None, Some(20_000_000), Some(100_000_000)][rng.usize(..3)];
-                    let done = self.group.round_with(Care { window_ns: window, ..care }).unwrap();
-                    self.rounds.fetch_add(u64::from(done.files > 0), Ordering::Relaxed);
-                }
-                4 => drop(self.group.sync().map(|_| ())),
-                5 => std::thread::sleep(Duration::from_millis(rng.u64(..10))),
-                _ => {
-                    self.group.keep(&mut state, care, SystemClock.monotonic_ns()).unwrap();
-                }
+        submit(group, DISK, op, self.sync)
+    }
+}
+
+/// All that upkeep does, more often.
+fn keep(group: &Group, seed: u64, over: &AtomicBool, rounds: &AtomicU64, care: impl Fn() -> Care) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut state = Upkeep::default();
+    while !over.load(Ordering::Relaxed) {
+        let care = care();
+        let done = match rng.u32(..8) {
+            0 => group.checkpoint(),
+            1..=3 => {
+                let window = [None, Some(20_000_000), Some(100_000_000)][rng.usize(..3)];
+                let done = group.round_with(Care { window_ns: window, ..care });
+                done.map(|done| _ = rounds.fetch_add(u64::from(done.files > 0), Ordering::Relaxed))
             }
+            4 => group.sync().map(|_| ()),
+            5 => {
+                std::thread::sleep(Duration::from_millis(rng.u64(..10)));
+                Ok(())
+            }
+            _ => group.keep(&mut state, care, SystemClock.monotonic_ns()).map(|_| ()),
+        };
+        match done {
+            // The moment that pins the base has left the path with a decision.
+            Err(e) if care.lines.is_some() && e.kind() == Kind::NotFound => {}
+            done => done.unwrap_or_else(|e| panic!("upkeep: {e}\n{}", group.layout())),
         }
     }
+}
+
+/// Runs of some seconds until the time is over; what they say is summed up.
+fn runs<const N: usize>(short: u64, one: u64, run: impl Fn(u64, Instant) -> [u64; N]) -> [u64; N] {
+    let seconds = if super::is_full() { 600 } else { short };
+    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut sums = [0; N];
+    for run_seed in seed.. {
+        if Instant::now() >= end {
+            break;
+        }
+        eprintln!("seed {run_seed}");
+        let said = run(run_seed, end.min(Instant::now() + Duration::from_secs(one)));
+        sums.iter_mut().zip(said).for_each(|(sum, said)| *sum += said);
+    }
+    sums
 }
 
 #[test]
 fn everybody_at_once() {
-    let full = super::is_full();
-    let seed: u64 = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
-    let end = Instant::now() + Duration::from_secs(if full { 300 } else { 3 });
-    for run in seed.. {
-        if Instant::now() >= end {
-            break;
-        }
-        once(run, end.min(Instant::now() + Duration::from_secs(2)));
-    }
+    runs(3, 2, once);
+}
+
+#[test]
+fn everybody_and_decisions_at_once() {
+    let [looked, rounds, forks, taken_back] = runs(3, 3, forks::once);
+    println!("{looked} looks, {rounds} rounds, {forks} decisions, {taken_back} taken back");
+    assert!(looked > 10 && rounds > 0 && forks > 0, "{looked}, {rounds}, {forks}");
+}
+
+#[test]
+fn everybody_and_a_standby_at_once() {
+    let [source, target, rounds, cuts, copies, failovers] = runs(3, 3, standby::once);
+    println!(
+        "{source} looks at the source, {target} at the standby, {rounds} rounds, {cuts} cuts, {copies} copies over \
+         an image, {failovers} failovers"
+    );
+    assert!(source > 10 && target > 10 && rounds > 0, "{source}, {target}, {rounds}");
 }
 
 /// Some seconds of it; then all blocks are what was acknowledged, also after the group was opened anew.
-fn once(seed: u64, end: Instant) {
+fn once(seed: u64, end: Instant) -> [u64; 1] {
     let dir = tempfile::tempdir().unwrap();
-    let group = Group::create(real(dir.path()), id()).unwrap();
+    let group = Group::create(real(dir.path(), 0), id()).unwrap();
     disk(&group, SIZE).unwrap();
     let blocks = (0..WRITERS * BLOCKS).map(|_| Block::default()).collect();
     let bench = Bench {
@@ -228,7 +284,7 @@ fn once(seed: u64, end: Instant) {
             scope.spawn(move || bench.write(2, seed * 10 + 2)),
             scope.spawn(move || bench.read_head(seed * 10 + 3)),
             scope.spawn(move || bench.read_moments()),
-            scope.spawn(move || bench.keep(seed * 10 + 4)),
+            scope.spawn(move || keep(&bench.group, seed * 10 + 4, &bench.over, &bench.rounds, || CARE)),
         ]
         .into();
         while Instant::now() < end && threads.iter().all(|t| !t.is_finished()) {
@@ -244,9 +300,10 @@ fn once(seed: u64, end: Instant) {
     assert!(bench.rounds.load(Ordering::Relaxed) > 0, "no round moved a base");
     let Bench { group, .. } = bench;
     drop(group);
-    let (group, report) = Group::open(real(dir.path()), id()).unwrap();
+    let (group, report) = Group::open(real(dir.path(), 0), id()).unwrap();
     assert_eq!(report.damage, None);
     let mut again = vec![0xee; SIZE as usize];
     group.read_head(DISK, 0, &mut again).unwrap();
     assert!(again == bytes, "the head has other bytes after it was opened anew");
+    [1]
 }

@@ -143,7 +143,8 @@ fn reads_beside_stale_pages() -> std::result::Result<(), String> {
         all.extend(batches.into_iter().map(|batch| (batch, payload.clone())));
     }
     let count = log.segments()[0].bytes / BLOCK;
-    let sets = (0..count).map(|n| n..n + 1).chain((0..count).map(|n| n..n + 2)).chain([0..count]);
+    let sets =
+        (0..count).map(|n| n..n + 1).chain((0..count).map(|n| n..n + 2)).chain(std::iter::once(0..count));
     for set in sets {
         *blocks.lock() = set.clone().collect();
         for (batch, payload) in &all {
