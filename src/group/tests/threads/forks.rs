@@ -174,8 +174,6 @@ impl Crowd {
                     );
                 }
                 7 if writes && !open.is_empty() => self.decided(|| {
-                    // A decision at a moment of what is taken back has its fork there, and the base may follow it.
-                    known.clear();
                     self.group.withdraw(&open, token()).unwrap();
                     std::thread::sleep(Duration::from_millis(rng.u64(..3)));
                     self.group.decide(self.group.head(), RowKind::Failover, token(), None).unwrap();
