@@ -217,9 +217,9 @@ impl Source {
         self.flying_bytes
     }
 
-    /// Whether records are shipped on the line, not into a copy.
+    /// Whether records are shipped on the line, not into a copy: known once it has begun.
     pub fn is_shipping(&self) -> bool {
-        self.copy.is_none()
+        self.begun && self.copy.is_none()
     }
 
     /// More records, or more durable ones. `due`: whether all of them may be shipped now.

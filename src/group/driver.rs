@@ -3,7 +3,7 @@
 //! D1. Effects are carried out in their order, on the calling thread; each answer is stepped before the next effect.
 //! D2. What was begun in a connection is finished before the next one begins: nothing here goes on by itself.
 //! D3. A source ships only what is durable; the base stays at or below what the peer has acknowledged, and at or
-//!     below the cursor of a copy.
+//!     below the cursor of a copy, as long as there is room for that (Q6 of `backlog`).
 
 use crate::exchange::{
     About, Control, Effect, Event, Found, Frame, GroupLink, Join, Local, Plan, Planned, RangeSet, Report,
@@ -79,7 +79,10 @@ pub struct Driver {
     todo: VecDeque<Effect>,
     copy: Option<Copying>,
     waiting: Vec<crate::exchange::Ticket>,
-    cursor: Option<Moment>,
+    /// What the peer's line has, by its word.
+    pub(super) cursor: Option<Moment>,
+    /// What it has staged of a copy since.
+    pub(super) staged: Option<Moment>,
     durable: Moment,
     shipped: Option<At>,
     met: bool,
@@ -102,6 +105,7 @@ impl Driver {
             copy: None,
             waiting: Vec::new(),
             cursor: None,
+            staged: None,
             durable: Moment::default(),
             shipped: None,
             met: false,
@@ -271,7 +275,7 @@ impl Driver {
 
     /// The moment that the base must not pass (D3).
     fn pin(&self) -> Option<Moment> {
-        self.link.pinned().or(self.cursor)
+        self.link.pinned().or(self.staged).or(self.cursor)
     }
 
     fn step(&mut self, now_ns: u64, event: Event) -> Vec<Output> {
@@ -305,7 +309,7 @@ impl Driver {
             Effect::Close { name, text } => return Ok(push(out, Output::Close { name, text })),
             Effect::Met(verdict, peer) => {
                 self.met = true;
-                self.heard_roles(&peer.roles);
+                self.heard_peer(&verdict, &peer);
                 push(out, Output::Met(verdict));
                 return Ok(self.past_handing_over(&peer.roles));
             }
@@ -389,9 +393,14 @@ impl Driver {
                 group.publish_copy(&mut copy, to, chain, disks)?;
                 Event::JumpPublished(ticket)
             }
-            Effect::Acknowledged(moment, value) | Effect::Staged(moment, value) => {
+            Effect::Acknowledged(moment, value) => {
                 group.keep_mark(moment, value);
-                self.cursor = Some(moment);
+                (self.cursor, self.staged) = (Some(moment), None);
+                return Ok(None);
+            }
+            Effect::Staged(moment, value) => {
+                group.keep_mark(moment, value);
+                self.staged = Some(moment);
                 return Ok(None);
             }
             Effect::SourceStep(SourceStep::Handover { op }) => {
@@ -491,7 +500,8 @@ impl Driver {
                 if let Some(known) = &mut known {
                     known.extend(&theirs);
                 }
-                (JumpReason::Delta, known)
+                let backlog = self.group.is_coalesced();
+                (if backlog { JumpReason::Backlog } else { JumpReason::Delta }, known)
             }
             Plan::Everything => (JumpReason::Full, None),
         };

@@ -1,5 +1,6 @@
 //! Layer 2. A replication group: write path, rounds, shipping, receiving, operations step by step.
 
+mod backlog;
 mod chain;
 mod checkpoint;
 mod content;
@@ -36,6 +37,7 @@ mod upkeep;
 mod write;
 mod written;
 
+pub use backlog::{Backlog, WhenFull};
 pub use driver::{Driver, DriverState, Output};
 pub use group::{Counters, Group, GroupParts, Reply};
 pub use held::HeldMoment;

@@ -3,12 +3,12 @@
 //! P1. The base follows as far as the window allows, more often.
 //! P2. The window gets shorter from its old end, segment by segment, until the journal is below its share again;
 //!     never past what a peer lacks or a copy reads, and never past the fork of a failover that is not committed.
-//! P3. Writers are slowed down meanwhile (`pace`). Then only: nothing that brings bytes is admitted, until there is room.
+//! P3. Then what the peer lacks is let go (`backlog`): it gets ranges instead of records. Writers are slowed down meanwhile (`pace`). Then only: nothing that brings bytes is admitted, until there is room.
 //!
 //! A moment that is open doesn't keep its place then (N5 of `held`): its reads fail from then on.
 
 use crate::group::upkeep::{Care, Upkeep};
-use crate::group::{Group, left_out};
+use crate::group::{Group, WhenFull, left_out};
 use crate::vocab::{Kind, LogPlace, Pos, Result};
 use std::sync::atomic::Ordering;
 
@@ -16,6 +16,8 @@ use std::sync::atomic::Ordering;
 const BEGINS: u64 = 14;
 /// And down to this one.
 const ENDS: u64 = 12;
+/// From this one on what a peer lacks is let go, if nothing else makes room.
+const LETS_GO: u64 = 15;
 /// Less room than this on the journal's filesystem is pressure as well, in bytes.
 const LITTLE_BYTES: u64 = 128 << 20;
 /// Or less than this share of it, 1/32.
@@ -56,9 +58,19 @@ impl Group {
         let short = little.saturating_sub(room.slack());
         let excess = if used > limit / 16 * BEGINS { used - limit / 16 * ENDS } else { 0 };
         let wanted = excess.max(short).min(STEP_BYTES);
-        if wanted > 0 && now_ns.saturating_sub(state.relieved_ns) >= state.relief_pause_ns {
+        let lets_go = |used| used > limit / 16 * LETS_GO || short > 0;
+        let paused = now_ns.saturating_sub(state.relieved_ns) < state.relief_pause_ns;
+        // Writers don't wait for the next look where something can be let go.
+        let may = matches!(care.backlog.full, WhenFull::LetGo(_));
+        if wanted > 0 && (!paused || may && lets_go(used) && self.may_free_backlog()?) {
             let spare = self.log.drop_spare()?;
-            let freed = self.shorten(care, wanted)? + spare;
+            let mut freed = self.shorten(care, wanted)? + spare;
+            if freed < wanted
+                && lets_go(self.journal_used())
+                && let Some(care) = self.let_go(care)?
+            {
+                freed += self.shorten(care, wanted)?;
+            }
             state.relieved_ns = now_ns;
             // Nothing to be had: look again later, not in every turn.
             state.relief_pause_ns = if freed == 0 { ASK_NS } else { 0 };
@@ -76,11 +88,12 @@ impl Group {
         if done.freed >= wanted {
             return Ok(done.freed);
         }
-        if care.pinned && care.fork.is_none() {
+        let gone = care.backlog.is_gone();
+        if care.pinned && care.fork.is_none() || care.backlog.held && !gone {
             return Ok(done.freed);
         }
         let bound = if left_out("P2: no further than the fork") { None } else { self.fork_place(care)? };
-        let pin = *self.pin.lock();
+        let pin = self.pin.lock().filter(|_| !gone);
         let pin = match pin.map(|moment| self.place_behind(moment)) {
             Some(Err(e)) if e.kind() == Kind::NotFound => return Ok(done.freed),
             pin => pin.transpose()?,

@@ -9,11 +9,11 @@
 //! R5. A source that goes on although it has handed over was told to by a person (`force`). It never hands over for that
 //!     operation again, so it says so: else the peer would wait for it until its own time-out.
 
-use crate::exchange::{About, Event, Roles};
+use crate::exchange::{About, Descriptor, Event, Roles, Verdict};
 use crate::group::driver::Driver;
 use crate::group::queue::Gate;
 use crate::history::{
-    Event as Line, Operation, RowKind, SourcePhase, SourceState, SourceStep, TargetPhase, states_of,
+    Event as Line, Operation, Outcome, RowKind, SourcePhase, SourceState, SourceStep, TargetPhase, states_of,
 };
 use crate::vocab::{Result, Token};
 
@@ -30,6 +30,18 @@ impl Driver {
             _ => None,
         };
         Roles { source: source.phase, target: target.says(), decision }
+    }
+
+    /// What both sites came to. A peer that follows by records holds what it says, durably, on this site's line: that is
+    /// known before the first confirmation, and after a restart of this site.
+    pub(super) fn heard_peer(&mut self, verdict: &Verdict, peer: &Descriptor) {
+        self.heard_roles(&peer.roles);
+        let Verdict::Decided(Outcome::Follow { source, by_records: true, .. }, _) = verdict else { return };
+        if *source == self.group.parts.store_id
+            && let Some((held, _)) = peer.head
+        {
+            (self.cursor, self.staged) = (Some(held), None);
+        }
     }
 
     /// What the peer says that it is.

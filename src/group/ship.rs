@@ -96,21 +96,35 @@ impl Group {
         let first = after.seq.next();
         let Some(row) = self.index.batch_of_seq(stretch, first)? else { return Ok(None) };
         let (mut pos, mut bytes, mut records) = (row.pos, 0, Vec::new());
-        while bytes < max_bytes {
+        'batches: while bytes < max_bytes {
             let batch = match self.log.batch_at(pos) {
                 Ok(Some(batch)) if batch.epoch == epoch => batch,
                 Ok(_) => break,
-                Err(e) if e.kind() == Kind::NotFound => return Ok(None),
+                // Freed meanwhile: what was read up to here is shipped.
+                Err(_) if !self.holds_place(pos) => break,
                 Err(e) => return Err(e),
             };
+            let whole = records.len();
             for r in batch
                 .records
                 .iter()
                 .filter(|r| r.entry.kind.has_seq() && r.entry.seq >= first && r.entry.seq <= last)
             {
                 let e = &r.entry;
-                let payload =
-                    if e.codec == Codec::Zeros { Vec::new() } else { self.log.payload(&batch, r)? };
+                // What lies between was freed.
+                if records.last().is_some_and(|before: &Record| before.seq.next() != e.seq) {
+                    break 'batches;
+                }
+                let payload = match e.codec {
+                    Codec::Zeros => Vec::new(),
+                    _ => match self.log.payload(&batch, r) {
+                        Err(_) if !self.holds_place(pos) => {
+                            records.truncate(whole);
+                            break 'batches;
+                        }
+                        payload => payload?,
+                    },
+                };
                 let record = Record {
                     disk: e.disk,
                     kind: e.kind,

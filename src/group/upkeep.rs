@@ -6,11 +6,11 @@
 //!
 //! N1. While a decision is open (a failover that isn't committed, a fenced or frozen site) there are no rounds.
 //! N2. Every moment of the window stays.
-//! N3. What the peer has not acknowledged stays, and what a copy reads.
+//! N3. What the peer has not acknowledged stays, and what a copy reads, until it is let go (Q1 of `backlog`).
 //! N4. The fork of a branch, or of a failover that isn't committed, stays.
 //! N5. A moment that is open stays (`held`).
 
-use crate::group::{Gate, Group, RoundDone, left_out};
+use crate::group::{Backlog, Gate, Group, RoundDone, left_out};
 use crate::index::{Entry, Interval, MergeProgress};
 use crate::vocab::{Kind, LogId, LogPlace, Moment, Pos, Result};
 
@@ -40,8 +40,10 @@ pub struct Care {
     pub sync_ns: u64,
     /// How far back every moment is kept, ns; `None`: no window, the base follows the head.
     pub window_ns: Option<u64>,
-    /// The base doesn't move: a failover isn't committed, or a copy's cursor holds it.
+    /// The base doesn't move: a failover isn't committed, or who is right is not decided.
     pub pinned: bool,
+    /// What is kept for a peer.
+    pub backlog: Backlog,
     /// The moment that the base must not pass, however little room there is: the fork of a failover that isn't
     /// committed, or of a branch. With `pinned` it moves under pressure only.
     pub fork: Option<Moment>,
@@ -67,6 +69,13 @@ pub struct Upkeep {
     mended_ns: u64,
     pressed_ns: u64,
     failed_ns: u64,
+}
+
+impl Care {
+    /// Whether the base stays where it is while there is room.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned || self.backlog.held
+    }
 }
 
 impl Group {
@@ -106,7 +115,7 @@ impl Group {
         self.relieve(state, care, now_ns)?;
         let due = behind >= self.round_bytes(care) || (behind > 0 && idle >= IDLE_ROUND_NS);
         let pressed = self.space.is_pressed() && now_ns.saturating_sub(state.pressed_ns) >= PRESSED_NS;
-        if !care.pinned && (due || pressed) && now_ns.saturating_sub(state.failed_ns) >= PRESSED_NS {
+        if !care.is_pinned() && (due || pressed) && now_ns.saturating_sub(state.failed_ns) >= PRESSED_NS {
             if pressed {
                 state.pressed_ns = now_ns;
                 self.space.take_pressed();
@@ -148,7 +157,7 @@ impl Group {
 
     /// A round as far as the window allows.
     pub fn round_with(&self, care: Care) -> Result<RoundDone> {
-        if care.pinned && !left_out("N1: no rounds while a decision is open") {
+        if care.is_pinned() && !left_out("N1: no rounds while a decision is open") {
             return Ok(RoundDone::default());
         }
         let window = match care.window_ns {
@@ -160,7 +169,11 @@ impl Group {
             },
         };
         let pin = self.pin.lock().filter(|_| !left_out("N3: no further than what the peer has"));
-        let pin = pin.map(|moment| self.place_behind(moment)).transpose()?;
+        let pin = match pin.map(|moment| self.place_behind(moment)) {
+            // What a peer that is back has acknowledged; the base has passed it.
+            Some(Err(e)) if e.kind() == Kind::NotFound && care.backlog.is_gone() => None,
+            pin => pin.transpose()?,
+        };
         let fork = if left_out("N4: no further than a fork") { None } else { self.fork_place(care)? };
         let (held, _) = self.held_place()?;
         let mut bounds = [window, pin, fork, held].into_iter().flatten();

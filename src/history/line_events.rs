@@ -274,6 +274,14 @@ pub enum Event {
         /// Why.
         reason: ResyncReason,
     },
+    /// What the peer lacks isn't kept as records any more: it gets the ranges that changed, and has no moments between.
+    BacklogCoalesced {
+        /// The other site.
+        peer: StoreId,
+        /// What it had acknowledged, as far as was known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        acknowledged: Option<Moment>,
+    },
     /// Two histories of which one went back: nobody follows before a person decides.
     Rewound {
         /// The common moment by the rows.
@@ -372,6 +380,7 @@ impl Event {
             Self::UnprotectHeard { .. } => "unprotect-heard",
             Self::Orphaned { .. } => "orphaned",
             Self::ResyncRequired { .. } => "resync-required",
+            Self::BacklogCoalesced { .. } => "backlog-coalesced",
             Self::Rewound { .. } => "rewound",
             Self::SplitBrain { .. } => "split-brain",
             Self::Reconciled { .. } => "reconciled",
@@ -387,7 +396,7 @@ impl Event {
 }
 
 /// Every kind that this version knows.
-const KINDS: [&str; 29] = [
+const KINDS: [&str; 30] = [
     "epoch",
     "withdrawn",
     "intent",
@@ -407,6 +416,7 @@ const KINDS: [&str; 29] = [
     "unprotect-heard",
     "orphaned",
     "resync-required",
+    "backlog-coalesced",
     "rewound",
     "split-brain",
     "reconciled",

@@ -160,6 +160,8 @@ pub enum Fact {
     ResyncBegun,
     /// It was dropped; the older image stays.
     ResyncDropped,
+    /// What the target lacks isn't kept as records any more: it gets what changed.
+    BacklogCoalesced,
     /// A failover began here.
     FailoverIntent,
     /// It was cancelled before its decision.
@@ -215,6 +217,8 @@ pub struct Facts {
     pub resync_needed: bool,
     /// Whether a jump is being built over an older image, or the way back is.
     pub jump_running: bool,
+    /// Whether records that the target lacks may be gone: it gets what changed instead.
+    pub coalesced: bool,
     /// Whether a failover began here and is not decided.
     pub intent: bool,
     /// Whether writers are refused for the peer's planned failover.
@@ -239,6 +243,7 @@ impl Default for Facts {
             image: false,
             resync_needed: false,
             jump_running: false,
+            coalesced: false,
             intent: false,
             handover: false,
             fenced: false,
@@ -268,6 +273,7 @@ impl Facts {
             Fact::ImagePublished => {
                 self.image = true;
                 self.jump_running = false;
+                self.coalesced = false;
                 self.resync_needed = false;
                 self.fenced = false;
                 self.rewound = false;
@@ -276,6 +282,7 @@ impl Facts {
             Fact::ResyncNeeded => self.resync_needed = true,
             Fact::ResyncBegun => self.jump_running = true,
             Fact::ResyncDropped => self.jump_running = false,
+            Fact::BacklogCoalesced => self.coalesced = true,
             Fact::FailoverIntent => self.intent = true,
             Fact::FailoverCancelled => self.intent = false,
             Fact::Decided => {
@@ -331,6 +338,7 @@ impl Facts {
             Fact::PeerEnded => self.orphaned = true,
             Fact::PeerCopyGone => {
                 self.image = false;
+                self.coalesced = false;
                 self.resync_needed = true;
             }
             Fact::Unprotected => *self = Self { migrated: self.migrated, ..Self::default() },
@@ -376,7 +384,7 @@ impl Facts {
             Writer::Original if self.resync_needed && self.jump_running => State::Resyncing,
             Writer::Original if self.resync_needed => State::ResyncRequired,
             Writer::Original if !self.image => State::InitialReplication,
-            Writer::Original if self.jump_running => State::Resyncing,
+            Writer::Original if self.jump_running || self.coalesced => State::Resyncing,
             Writer::Original => State::Protected,
         }
     }

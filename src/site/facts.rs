@@ -136,6 +136,7 @@ impl Known {
             Event::Orphaned { .. } => Fact::PeerEnded,
             Event::ResyncRequired { reason: ResyncReason::TargetGone } => Fact::PeerCopyGone,
             Event::ResyncRequired { .. } => Fact::ResyncNeeded,
+            Event::BacklogCoalesced { .. } => Fact::BacklogCoalesced,
             Event::Rewound { .. } => Fact::Rewound,
             Event::SplitBrain { .. } => Fact::SplitBrain,
             Event::Reconciled { .. } => Fact::Reconciled,

@@ -4,7 +4,7 @@
 //! P2. Nothing of a group is said before the session's token is durable at both sites (`exchange::Session`).
 //! P3. A command that needs the peer has its intent durable before the peer hears of it, and a `Join` is said again in
 //!     each connection until the first copy is whole: the peer answers the same again (`join`).
-//! P4. While a group has a peer its base passes nothing that the peer lacks.
+//! P4. While a group has a peer its base passes nothing that the peer lacks, until that is let go for want of room.
 //! P5. A group that is opened anew after a failed sync is handed to its side in the step that opens it, with the side
 //!     held still: nothing is received into, shipped from or said of the one before any more, and in a connection both
 //!     sites meet anew at what the reopened log has.
@@ -523,17 +523,25 @@ impl Replication {
         running.side = Some(self.options.sides.side(slot.group(), slot.peer, settings));
     }
 
-    /// P4: whether the group's base has to stay where it is. Cheap; asked by upkeep.
-    pub(crate) fn pins(&self, group: GroupId) -> bool {
-        let Some(slot) = self.groups.lock().get(&group).cloned() else { return true };
-        if slot.joining.lock().is_some() {
+    /// P4: whether the group's base has to stay where it is. Cheap; asked by upkeep. `let_go`: what the peer lacks was
+    /// let go, so only what a connection reads now is kept.
+    pub(crate) fn pins(&self, group: GroupId, let_go: bool) -> bool {
+        let Some(slot) = self.groups.lock().get(&group).cloned() else { return !let_go };
+        if slot.joining.lock().is_some() && !let_go {
             return true;
         }
         // A side at work is asked the next time.
         let Some(running) = slot.running.try_lock() else { return true };
-        running.side.as_ref().is_none_or(|side| {
+        running.side.as_ref().map_or(!let_go, |side| {
             let state = side.state();
-            !state.met || state.copying || (state.shipping && state.acknowledged.is_none())
+            !state.met && !let_go || state.copying || (state.shipping && state.acknowledged.is_none())
         })
+    }
+
+    /// The backlog of a group was let go: once it follows again it is protected anew (Q5 of `group::backlog`).
+    pub(crate) fn coalesced(&self, group: GroupId) {
+        if let Some(slot) = self.groups.lock().get(&group) {
+            slot.resyncing.store(true, Ordering::Release);
+        }
     }
 }

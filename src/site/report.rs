@@ -223,6 +223,19 @@ impl Site {
             }
             _ => {}
         }
+        if known.facts.coalesced && !state.is_target() {
+            see(Reason::BacklogCoalesced, None, None);
+        }
+        let jumped = group.with_events(|events| {
+            events.iter().rev().find_map(|(_, e)| match e {
+                crate::history::Event::Jump(jump) => jump.from,
+                _ => None,
+            })
+        });
+        // As long as there are moments before it.
+        if state.is_target() && jumped.is_some_and(|from| group.place_behind(from).is_ok()) {
+            see(Reason::HistoryGap, None, None);
+        }
         if state == State::Unprotected && self.care_of(vm)?.window_ns.is_some() {
             see(Reason::LocalOnly, None, None);
         }

@@ -1,7 +1,7 @@
 //! What the thread of a site does again and again: syncs, rounds, points, and what is kept for a time only.
 
-use crate::group::{Care, Gate, Group, Upkeep};
-use crate::protection::State;
+use crate::group::{Backlog, Care, Gate, Group, Upkeep, WhenFull};
+use crate::protection::{Role, State};
 use crate::site::commands::Ground;
 use crate::site::events::Event;
 use crate::site::{Site, Vm};
@@ -45,6 +45,7 @@ impl Site {
             let kept = self.care_of(&vm).and_then(|care| {
                 self.keep_points(&vm, &group, care, now)?;
                 let kept = group.keep(&mut vm.upkeep.lock(), care, now);
+                self.tell_let_go(&vm, care)?;
                 if group.must_reopen() { self.open_anew(&vm, &group).map(|()| true) } else { kept }
             });
             match kept {
@@ -123,16 +124,49 @@ impl Site {
         let window_ns = window.then_some(u64::from(hours) * 3_600_000_000_000);
         let allowance = Some(self.allowance_of(vm, &held)?);
         let fork = self.fork_of(vm, &known)?;
-        let Some(_) = vm.peer().filter(|_| known.state() != State::Unprotected) else {
-            let pinned = known.pinned();
-            return Ok(Care { sync_ns: 1_000_000_000, window_ns, pinned, fork, allowance, lines });
+        let pinned = known.pinned();
+        let mut care = Care {
+            sync_ns: 1_000_000_000,
+            window_ns,
+            pinned,
+            backlog: Backlog::NONE,
+            fork,
+            allowance,
+            lines,
         };
-        // Nothing that the peer lacks may leave the log, as long as it has something that records can be added to.
-        let gone = known.facts.resync_needed && !known.facts.image;
-        let held_back = !gone && self.replicating.lock().as_ref().is_none_or(|r| r.pins(vm.group_id));
-        // What the peer lacks doesn't leave the log for want of room either.
-        let (pinned, fork) = (known.pinned() || held_back, fork.filter(|_| !held_back));
-        Ok(Care { sync_ns: PROTECTED_SYNC_NS, window_ns, pinned, fork, allowance, lines })
+        let Some(peer) = vm.peer().filter(|_| known.state() != State::Unprotected) else { return Ok(care) };
+        // What the peer lacks doesn't leave the log as long as there is room for it, and the peer has something that
+        // records can be added to.
+        let facts = known.facts;
+        let (none, coalesced) = (facts.resync_needed && !facts.image, facts.coalesced);
+        let pins = |r: &Arc<super::replication::Replication>| r.pins(vm.group_id, coalesced);
+        let held = !none && self.replicating.lock().as_ref().map_or(!coalesced, pins);
+        let full = match facts.role {
+            Role::Source if coalesced && !pinned => WhenFull::Gone,
+            Role::Source if !none && !pinned && !facts.handover => WhenFull::LetGo(peer),
+            _ => WhenFull::Stays,
+        };
+        (care.sync_ns, care.backlog) = (PROTECTED_SYNC_NS, Backlog { held, full });
+        Ok(care)
+    }
+
+    /// Announces that the backlog was let go, if it was since `care` was made up.
+    fn tell_let_go(&self, vm: &Vm, care: Care) -> Result<()> {
+        let WhenFull::LetGo(peer) = care.backlog.full else { return Ok(()) };
+        if !vm.known()?.facts.coalesced {
+            return Ok(());
+        }
+        let peer = self.engine().and_then(|engine| {
+            engine.coalesced(vm.group_id);
+            engine.peers().into_iter().find(|p| p.peer.store == peer).map(|p| p.peer.name)
+        });
+        let peer = peer.unwrap_or_else(|| "the peer".to_owned());
+        let text = format!(
+            "backlog-coalesced: the journal has reached its allowance; records that {peer} lacks are let go, and it \
+             gets what changed instead"
+        );
+        tracing::warn!(vm = %vm.name(), "{text}");
+        self.events.append(&Event::own(self.clock.wall_ns(), Some(&vm.name()), text), true)
     }
 
     /// Scheduled points and retention, where a window is kept.
@@ -147,7 +181,8 @@ impl Site {
         vm.pointed_ns.store(now.max(1), Ordering::Relaxed);
         let every = vm.policy(self.store.catalog())?.0.crash_points;
         let id = Token(self.entropy.random_128());
-        crate::site::points::keep(self.store.catalog(), group, every, window, care.pinned, id).map(|_| ())
+        crate::site::points::keep(self.store.catalog(), group, every, window, care.is_pinned(), id)
+            .map(|_| ())
     }
 
     /// Ended jobs, answers and tokens that are kept for a time only; once at the start, then every hour. What can't be

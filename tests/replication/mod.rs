@@ -1,5 +1,6 @@
 //! Two sites in one process over loopback: pairing, sessions, standbys, faults of the link, restarts.
 
+mod backlog;
 mod compare;
 mod daemons;
 mod operations;

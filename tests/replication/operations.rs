@@ -49,7 +49,7 @@ fn is(open: &Open, what: State) {
 }
 
 /// Cuts the link and keeps it cut.
-fn part(pair: &Pair, a: &Open, b: &Open) {
+pub(super) fn part(pair: &Pair, a: &Open, b: &Open) {
     pair.proxy.refuse(true);
     pair.proxy.cut();
     eventually("the end of both sessions", || !a.is_ready() && !b.is_ready());

@@ -5,6 +5,7 @@
 //! any time, while the base moves.
 
 mod answers;
+mod backlog;
 mod checkpoint;
 mod copies;
 mod lines;

@@ -3,7 +3,7 @@
 
 use super::model::{id, moment_image, parts, submit};
 use super::space::{DISK, disk};
-use crate::group::{Care, Group, GroupParts, Op, Upkeep};
+use crate::group::{Backlog, Care, Group, GroupParts, Op, Upkeep};
 use crate::history::RowKind;
 use crate::journal::LEFT_OUT;
 use crate::seam::{SimClock, SimDevice};
@@ -38,6 +38,7 @@ impl World {
             fork: None,
             allowance: Some(ALLOWANCE),
             lines: None,
+            backlog: Backlog::NONE,
         };
         Self { group, clock, state: Upkeep::default(), care, wrote: 0 }
     }

@@ -3,7 +3,7 @@
 use super::model::{head_image, id, parts, submit};
 use super::space::{DISK, disk};
 use crate::base::{BaseFile, base_name};
-use crate::group::{Care, Group, GroupParts, Op};
+use crate::group::{Backlog, Care, Group, GroupParts, Op};
 use crate::history::RowKind;
 use crate::journal::{CheckpointFile, LEFT_OUT};
 use crate::seam::{SimClock, SimDevice};
@@ -231,7 +231,15 @@ fn frees(seed: u64) -> Attacked {
 
 /// What a caller says is needed stays, whatever else a round may do.
 fn needed(seed: u64) -> Attacked {
-    let none = Care { sync_ns: 0, window_ns: None, pinned: false, fork: None, allowance: None, lines: None };
+    let none = Care {
+        sync_ns: 0,
+        window_ns: None,
+        pinned: false,
+        fork: None,
+        allowance: None,
+        lines: None,
+        backlog: Backlog::NONE,
+    };
     for which in 0..5 {
         let mut w = World::new(seed);
         w.write(0, 1);

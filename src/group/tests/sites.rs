@@ -6,8 +6,8 @@
 
 use super::model::{Image, Model, difference, head_image, moment_image};
 use super::site::{Site, gate_of};
-use crate::exchange::wire;
-use crate::group::{Care, Gate, Group, Output};
+use crate::exchange::{Report, wire};
+use crate::group::{Backlog, Care, Gate, Group, Output};
 use crate::history::{RowKind, Table};
 use crate::vocab::Moment;
 use std::collections::BTreeMap;
@@ -74,7 +74,14 @@ impl World {
                     }
                 }
                 Output::Timer(at) => self.sites[site].timer = at,
-                Output::Report(report) => self.tell(|| format!("site {site}: {report:?}")),
+                Output::Report(report) => {
+                    match report {
+                        Report::CopySkipped { .. } => self.count("skips"),
+                        Report::CopyResumed { .. } => self.count("resumed"),
+                        _ => {}
+                    }
+                    self.tell(|| format!("site {site}: {report:?}"));
+                }
                 Output::HandOver(op) => {
                     let now = self.now;
                     let out = self.sites[site].driver.hand_over(now, op, Ok(()));
@@ -298,7 +305,15 @@ impl World {
             group.checkpoint().map_err(text)
         } else {
             let pinned = group.gate() == Gate::Frozen || !self.sites[site].uncommitted().is_empty();
-            let care = Care { sync_ns: 0, window_ns: None, pinned, fork: None, allowance: None, lines: None };
+            let care = Care {
+                sync_ns: 0,
+                window_ns: None,
+                pinned,
+                fork: None,
+                allowance: None,
+                lines: None,
+                backlog: Backlog::NONE,
+            };
             let done = group.round_with(care).map(|_| ());
             // The moment that pins the base may have left the path with a decision.
             done.or_else(|e| if e.kind() == crate::vocab::Kind::NotFound { Ok(()) } else { Err(e) })
@@ -347,7 +362,7 @@ impl World {
         self.repower()
     }
 
-    fn repower(&mut self) -> Checked {
+    pub(super) fn repower(&mut self) -> Checked {
         for site in 0..2 {
             if !self.sites[site].device.has_power() {
                 self.count("power losses");

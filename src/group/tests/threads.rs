@@ -11,7 +11,7 @@ mod standby;
 use super::model::{id, parts, submit};
 use super::site::store;
 use super::space::{DISK, disk};
-use crate::group::{Care, Group, GroupParts, Op, Upkeep};
+use crate::group::{Backlog, Care, Group, GroupParts, Op, Upkeep};
 use crate::seam::{Clock, DirStorage, Rooms, SimDevice, Storage, SystemClock, SystemEntropy};
 use crate::vocab::{Kind, Result};
 use std::sync::Arc;

@@ -51,6 +51,7 @@ fn all() -> Vec<Event> {
         Event::UnprotectHeard { op },
         Event::Orphaned { peer, migrated: true },
         Event::ResyncRequired { reason: ResyncReason::TooFarBehind },
+        Event::BacklogCoalesced { peer, acknowledged: Some(moment(3)) },
         Event::Rewound { common: moment(4), proved: None, peer_head: moment(9) },
         Event::SplitBrain { common: moment(4), peer_epoch: epoch },
         Event::Reconciled { epoch: Some(epoch) },

@@ -64,6 +64,10 @@ fn quarrels_and_ends() {
     assert_eq!(after(&[&standby[..], &[PeerEnded]].concat()), State::Orphaned);
     assert_eq!(after(&[&standby[..], &[PeerEnded, FailoverIntent]].concat()), State::FailingOver);
     assert_eq!(after(&[ProtectBegun, ImagePublished, PeerCopyGone]), State::ResyncRequired);
+    assert_eq!(after(&[ProtectBegun, BacklogCoalesced]), State::InitialReplication);
+    assert_eq!(after(&[ProtectBegun, ImagePublished, BacklogCoalesced]), State::Resyncing);
+    assert_eq!(after(&[ProtectBegun, ImagePublished, BacklogCoalesced, ImagePublished]), State::Protected);
+    assert_eq!(after(&[&standby[..], &[Decided, Committed, BacklogCoalesced]].concat()), State::Committed);
     assert_eq!(after(&[ProtectBegun, ImagePublished, Unprotected]), State::Unprotected);
     let migrated = Facts::of([&standby[..], &[Decided, Committed, Migrated]].concat());
     assert_eq!(migrated.state(), State::Unprotected);
@@ -78,6 +82,7 @@ const EVERY_FACT: &[Fact] = &[
     Fact::ResyncNeeded,
     Fact::ResyncBegun,
     Fact::ResyncDropped,
+    Fact::BacklogCoalesced,
     Fact::FailoverIntent,
     Fact::FailoverCancelled,
     Fact::Decided,

@@ -18,7 +18,6 @@ use crate::exchange::{
     About, Control, Frame, LocalSite, Report, Session, SessionEffect, SessionEvent, Verdict,
 };
 use crate::group::Output;
-use crate::history::Event;
 use crate::link::Connection;
 use crate::site::replication::side::Side;
 use crate::vocab::{Error, GroupId, Kind, Result, Token};
@@ -405,7 +404,9 @@ impl<'a> Talk<'a> {
         let Some(moment) = state.filter(|s| s.shipping && !s.copying).and_then(|s| s.acknowledged) else {
             return Ok(());
         };
-        slot.group().record_line(Event::Protected { op, peer: self.peer.store, moment })?;
+        if !slot.group().protected_from(op, self.peer.store, moment)? {
+            return Ok(());
+        }
         *joining = None;
         slot.resyncing.store(false, Ordering::Release);
         self.hub.tell(Some(&slot.vm.name()), format!("protected at {}, from {moment} on", self.peer.name));

@@ -1,7 +1,7 @@
 //! C2: a restart in the middle ends in the old or the new state.
 
 use crate::format::{AddPayload, FileKind};
-use crate::group::{Care, Change, Group, GroupParts, Op};
+use crate::group::{Backlog, Care, Change, Group, GroupParts, Op};
 use crate::history::Event;
 use crate::index::CacheBudget;
 use crate::journal::LEFT_OUT;
@@ -97,6 +97,7 @@ impl World {
             fork: None,
             allowance: None,
             lines: None,
+            backlog: Backlog::NONE,
             sync_ns: 1,
             window_ns: None,
             pinned: known_of(&self.group).pinned(),

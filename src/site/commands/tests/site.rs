@@ -98,7 +98,7 @@ fn the_loop_of_a_failover() {
 
     let taken = give(&site, &vm, Verb::Failover, "latest id=f1\n").unwrap();
     assert_eq!((state(&vm), byte(&vm)), (State::FailedOver, b'c'));
-    assert!(site.care_of(&vm).unwrap().pinned && site.is_protected(&vm));
+    assert!(site.care_of(&vm).unwrap().is_pinned() && site.is_protected(&vm));
     let set = points::load(site.store().catalog(), vm.group_id()).unwrap();
     let latest = set.in_order()[0].name();
     // The same id and text: the same answer, and nothing is done twice.
