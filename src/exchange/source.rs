@@ -521,10 +521,15 @@ impl Source {
     }
 }
 
-/// What a record does to the set of missing ranges: what no longer exists isn't missing.
+/// What a record does to the set of missing ranges: what no longer exists isn't missing. Of a file that gets shorter that
+/// is what the record itself turns into zeros, from the new size to the old one. Behind the old one something can be
+/// missing after a skip: what was staged before it, of a file that was longer then, has to read as zeros.
 pub(crate) fn shrink(missing: &mut RangeSet, record: &Record) {
     match record.kind {
-        RecordKind::Resize => missing.cut(record.disk, record.offset),
+        RecordKind::Resize if record.offset < record.length => {
+            let (disk, offset) = (record.disk, record.offset);
+            missing.remove(DiskRange { disk, offset, length: record.length - offset });
+        }
         RecordKind::Remove if record.disk != DiskOrdinal(0) => missing.cut(record.disk, 0),
         _ => {}
     }

@@ -4,10 +4,11 @@
 use super::seeds;
 use super::site::{B, BLOCKS, Image, Site, Staged};
 use super::world::{Violation, World, violation};
-use crate::exchange::Report;
 use crate::exchange::rules::Rules;
+use crate::exchange::source::shrink;
+use crate::exchange::{DiskRange, RangeSet, Record, Report};
 use crate::history::ChainValue;
-use crate::vocab::Moment;
+use crate::vocab::{Codec, DiskOrdinal, Moment, RecordKind, Seq};
 use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Default)]
@@ -208,4 +209,27 @@ fn progress_is_told_from_the_staging_log_alone() {
     assert!(!missing.covers(super::site::range(2)) && missing.covers(super::site::range(3)));
     site.crash(true, &mut fastrand::Rng::with_seed(1));
     assert!(site.statement().unwrap().1.covers(super::site::range(2)));
+}
+
+/// Behind a skip something may be missing beyond the end of a file: what was staged when the file was longer.
+#[test]
+fn what_a_shorter_file_gives_up_is_no_longer_missing_and_nothing_else() {
+    let disk = DiskOrdinal(1);
+    let resize = |new, old| Record {
+        disk,
+        kind: RecordKind::Resize,
+        flags: 0,
+        codec: Codec::Plain,
+        offset: new,
+        length: old,
+        seq: Seq(1),
+        time_ns: 0,
+        payload: Vec::new(),
+    };
+    let mut missing: RangeSet = [DiskRange { disk, offset: 0, length: 80 }].into_iter().collect();
+    shrink(&mut missing, &resize(50, 60));
+    let left = |set: &RangeSet| set.iter().map(|r| (r.offset, r.length)).collect::<Vec<_>>();
+    assert_eq!(left(&missing), [(0, 50), (60, 20)]);
+    shrink(&mut missing, &resize(90, 50));
+    assert_eq!(left(&missing), [(0, 50), (60, 20)]);
 }
