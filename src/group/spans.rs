@@ -48,11 +48,12 @@ impl Spans {
         if self.0.iter().any(|s| s.log == log && s.jump.is_none() && s.from <= from && to <= s.to) {
             return; // the scan brings what the checkpoint already had
         }
-        // A batch that the checkpoint's span covers in part was still growing when it was written.
+        // A batch that the checkpoint's span covers in part was still growing when it was written. One that only begins
+        // where a span ends lies behind what came since: a jump within the epoch, say, whose log the path would miss.
         if let Some(s) = self
             .0
             .iter_mut()
-            .find(|s| s.log == log && s.epoch == epoch && s.jump.is_none() && s.from <= from && from <= s.to)
+            .find(|s| s.log == log && s.epoch == epoch && s.jump.is_none() && s.from <= from && from < s.to)
         {
             s.to = s.to.max(to);
             s.last_seq = s.last_seq.max(last);

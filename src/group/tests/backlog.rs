@@ -161,7 +161,11 @@ impl Pair {
         }
         let [a, b] = [0, 1].map(|site| head_image(&self.w.group(site)).map_err(text));
         if let Some(how) = difference(&b?, &a?) {
-            return Err(format!("both at one moment, and the target has {how}"));
+            let source = self.w.check(0);
+            return Err(format!(
+                "both at one moment, and the target has {how}; the source: {source:?}\n{}",
+                self.w.story()
+            ));
         }
         if said(&self.w.group(0)) != (true, false) {
             return Err(format!("not protected again: {}", self.w.stand()));

@@ -416,7 +416,7 @@ impl World {
     }
 
     /// The histories of both, for whoever looks at one seed.
-    fn story(&self) -> String {
+    pub(super) fn story(&self) -> String {
         let lines = |site: usize| {
             let group = &self.sites[site].group;
             let events = group.events().into_iter().map(|(_, e)| format!("  {e:?}\n")).collect::<String>();
