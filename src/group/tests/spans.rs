@@ -61,3 +61,20 @@ fn what_is_received_again_is_on_no_path_that_was_there() {
     LEFT_OUT.with_borrow_mut(Vec::clear);
     assert_ne!(other, through);
 }
+
+/// A copy within one epoch, over an image whose last segment was full: what comes next begins where the span ends.
+#[test]
+fn what_begins_where_a_span_ends_lies_behind_the_jump_between() {
+    let jump = crate::format::JumpSpan { from: None, behind: Pos(100), parts: Vec::new() };
+    let copied = Span { log: LogId([2; 16]), jump: Some(jump), ..span(1, (0, 70), (50, 50), Some(100)) };
+    let before = Spans(vec![span(1, (0, 100), (1, 10), None), copied]);
+    let epoch = EpochId(1u128.to_le_bytes());
+    let mut spans = before.clone();
+    spans.extend(LOG, epoch, Pos(100), Pos(200), Seq(51), Seq(60));
+    assert_eq!(spans.0[..2], before.0[..]);
+    assert_eq!(spans.0[2..], [span(1, (100, 200), (51, 60), None)]);
+    // What the checkpoint had in part is no other.
+    let mut spans = before.clone();
+    spans.extend(LOG, epoch, Pos(80), Pos(120), Seq(9), Seq(11));
+    assert_eq!((spans.0.len(), spans.0[0].to, spans.0[0].last_seq), (2, Pos(120), Seq(11)));
+}
