@@ -61,7 +61,7 @@ impl Group {
         let lets_go = |used| used > limit / 16 * LETS_GO || short > 0;
         let paused = now_ns.saturating_sub(state.relieved_ns) < state.relief_pause_ns;
         // Writers don't wait for the next look where something can be let go.
-        let may = matches!(care.backlog.full, WhenFull::LetGo(_));
+        let may = care.backlog.full != WhenFull::Stays;
         if wanted > 0 && (!paused || may && lets_go(used) && self.may_free_backlog()?) {
             let spare = self.log.drop_spare()?;
             let mut freed = self.shorten(care, wanted)? + spare;

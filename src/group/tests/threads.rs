@@ -33,6 +33,7 @@ const CARE: Care = Care {
     fork: None,
     allowance: Some(64 << 20),
     lines: None,
+    backlog: Backlog::NONE,
 };
 
 #[derive(Default)]

@@ -7,7 +7,7 @@
 use super::{BLOCK, BLOCKS, SIZE, WRITERS, keep, next_op, number, real};
 use crate::group::tests::model::{id, submit};
 use crate::group::tests::space::{DISK, disk};
-use crate::group::{Care, Gate, Group, Op};
+use crate::group::{Backlog, Care, Gate, Group, Op};
 use crate::history::{CommitPoints, Event, RowKind};
 use crate::vocab::{EpochId, Kind, Moment, Token};
 use std::sync::Arc;
@@ -202,6 +202,7 @@ impl Crowd {
             fork,
             allowance: Some(64 << 20),
             lines: Some(lines),
+            backlog: Backlog::NONE,
         }
     }
 }

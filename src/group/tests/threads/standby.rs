@@ -9,7 +9,7 @@ use crate::exchange::{Settings, wire};
 use crate::group::tests::model::{id, submit};
 use crate::group::tests::site::store;
 use crate::group::tests::space::{DISK, disk};
-use crate::group::{Care, Driver, Gate, Group, Op, Output};
+use crate::group::{Backlog, Care, Driver, Gate, Group, Op, Output};
 use crate::history::{Event, Operation, RowKind};
 use crate::seam::{Clock, SystemClock};
 use crate::vocab::{Kind, Token};
@@ -141,6 +141,7 @@ impl Pair {
             fork: None,
             allowance: Some(64 << 20),
             lines: Some(lines),
+            backlog: Backlog::NONE,
         }
     }
 }
