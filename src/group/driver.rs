@@ -12,7 +12,7 @@ use crate::exchange::{
 use crate::group::chain::At;
 use crate::group::copy::Copying;
 use crate::group::queue::Gate;
-use crate::group::{Group, left_out};
+use crate::group::{DriverState, Group, left_out};
 use crate::history::{ChainValue, Event as Line, JumpReason, SourceStep};
 use crate::vocab::{EpochId, Error, Kind, Moment, Result, StoreId, Token};
 use std::collections::VecDeque;
@@ -49,27 +49,6 @@ pub enum Output {
         /// One sentence.
         text: String,
     },
-}
-
-/// Where a group stands with its peer.
-#[derive(Clone, Debug, Default)]
-pub struct DriverState {
-    /// A connection is up and both sides have met.
-    pub met: bool,
-    /// Records are shipped on the line.
-    pub shipping: bool,
-    /// The newest moment that the peer has acknowledged.
-    pub acknowledged: Option<Moment>,
-    /// Bytes sent and not confirmed.
-    pub flying_bytes: u64,
-    /// A copy is under way.
-    pub copying: bool,
-    /// Bytes that it has still to fill, at the source.
-    pub copy_left: Option<u64>,
-    /// Whether the peer writes, by its word in this connection.
-    pub peer_writes: Option<bool>,
-    /// The peer has said that it yielded, since this process began.
-    pub peer_fenced: bool,
 }
 
 /// One group, one peer.

@@ -7,6 +7,7 @@ mod content;
 mod copy;
 mod decide;
 mod driver;
+mod driver_state;
 mod epoch;
 mod first_copy;
 mod flush;
@@ -38,7 +39,8 @@ mod write;
 mod written;
 
 pub use backlog::{Backlog, WhenFull};
-pub use driver::{Driver, DriverState, Output};
+pub use driver::{Driver, Output};
+pub use driver_state::DriverState;
 pub use group::{Counters, Group, GroupParts, Reply};
 pub use held::HeldMoment;
 pub use names::{Change, Fact, NameLog, NamedFile, Names, VmName};

@@ -183,7 +183,7 @@ fn closing_and_dropping_end_it_at_both_sides() {
     let (at_a, at_b) = (a.next(), b.next());
     drop(at_b);
     eventually("seen", || at_a.ended().is_some());
-    let at_a = a.next();
+    let at_a = a.settled();
     drop(b);
     eventually("seen", || at_a.ended().is_some_and(|r| r.contains("shutting down")));
 }
