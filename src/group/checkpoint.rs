@@ -37,7 +37,7 @@ impl Group {
         let (_, entered) = self.entered();
         let mut scan = self.log.scan_from(entered);
         let durable = self.log.sync()?;
-        while self.index.seal(self.log.id())? {}
+        self.seal_all()?;
         between("checkpoint: index");
         self.write_ranges()?;
         self.follow_chain(durable)?;

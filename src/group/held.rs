@@ -4,10 +4,10 @@
 //!     window. For want of room only it is passed (P2 of `pressure`), before a writer waits: its reads fail from
 //!     then on (V5 of `read`). A moment that was passed holds nothing.
 
+use crate::group::Group;
 use crate::group::left_out;
 use crate::group::line::anchored;
-use crate::group::{Group, MomentView};
-use crate::vocab::{DiskOrdinal, Kind, LogPlace, Moment, Result};
+use crate::vocab::{Kind, LogPlace, Moment, Result};
 use std::sync::Arc;
 
 /// An open moment; it is let go when this is dropped.
@@ -33,14 +33,6 @@ impl Group {
     pub fn hold(self: &Arc<Self>, moment: Moment) -> HeldMoment {
         *self.open_moments.lock().entry(moment).or_insert(0) += 1;
         HeldMoment { group: Arc::clone(self), moment }
-    }
-
-    /// Whether a file of an opened moment can still be read.
-    ///
-    /// # Errors
-    /// `NotFound` if the base has passed it.
-    pub fn still_held(&self, view: &MomentView, disk: DiskOrdinal) -> Result<()> {
-        self.not_passed(view, disk)
     }
 
     /// The lowest place of the live path that an open moment needs, and how many there are.

@@ -180,10 +180,10 @@ impl Group {
                 "`commit` or `drop` frees room; `allowance` in `policy` sets how much the group may take",
             )));
         }
+        // B1, then B7.
         self.claim(disk, offset, len)
-            .map_err(|e| if e.kind() == Kind::NoSpace { space.refuse(e) } else { e })?;
-        // B7.
-        self.log.check_room(len).map_err(|e| if e.kind() == Kind::NoSpace { space.refuse(e) } else { e })
+            .and_then(|()| self.log.check_room(len))
+            .map_err(|e| if e.kind() == Kind::NoSpace { space.refuse(e) } else { e })
     }
 
     fn claim(&self, disk: DiskOrdinal, offset: u64, len: u64) -> Result<()> {

@@ -138,7 +138,7 @@ impl Group {
     }
 
     /// Runs of ended segments, so that memory holds few of them.
-    fn seal_all(&self) -> Result<()> {
+    pub(crate) fn seal_all(&self) -> Result<()> {
         while self.index.seal(self.log.id())? {}
         Ok(())
     }

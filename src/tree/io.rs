@@ -81,9 +81,7 @@ impl Tree {
                 }
                 let open = self.open_other(&node, None)?;
                 let past = matches!(node, Node::Past(..) | Node::PastRoot(..));
-                let meaning =
-                    Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None, said: None };
-                let handle = self.handles.add(&meaning, open).map_err(failed)?;
+                let handle = self.enter_other(node, open)?;
                 // A past moment never changes: its pages may stay.
                 Ok(Opened { handle, direct_io: !past, parallel_direct_writes: false, keep_cache: past })
             }
@@ -97,15 +95,13 @@ impl Tree {
         }
         let Ok(moment) = live.group.table().norm(live.group.head()) else { return Ok(None) };
         let vm = live.vm.id();
-        let past = match self.past_file(vm, moment, live.file) {
-            Ok(past) => past,
+        let node = Node::Past(vm, moment, live.file);
+        let open = match self.open_other(&node, None) {
+            Ok(open) => open,
             Err(Errno::ESTALE | Errno::ENOENT) => return Ok(None),
             Err(errno) => return Err(errno),
         };
-        let node = Node::Past(vm, moment, live.file);
-        let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None, said: None };
-        let open = Open::new(What::Past(past), EpochId::NONE);
-        let handle = self.handles.add(&meaning, open).map_err(failed)?;
+        let handle = self.enter_other(node, open)?;
         // The pages of the inode are shared with openings of other moments: none stay.
         Ok(Some(Opened { handle, direct_io: true, parallel_direct_writes: false, keep_cache: false }))
     }
@@ -128,6 +124,12 @@ impl Tree {
             }
             node => self.open_other(&node, meaning.said),
         })
+    }
+
+    /// The handle of an opening that is no live file.
+    fn enter_other(&self, node: Node, open: Open) -> Answer<u64> {
+        let meaning = Meaning { node, epoch: EpochId::NONE, file: DiskId::NONE, writes: None, said: None };
+        self.handles.add(&meaning, open).map_err(failed)
     }
 
     fn open_other(&self, node: &Node, said: Option<Said>) -> Answer<Open> {

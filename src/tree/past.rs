@@ -150,7 +150,7 @@ impl Tree {
         if named.kind == FileKind::Directory {
             return Err(Errno::EISDIR);
         }
-        past.group.still_held(&past.view, disk).map_err(failed)?;
+        past.group.not_passed(&past.view, disk).map_err(failed)?;
         Ok(PastFile { past, disk, _held: held })
     }
 

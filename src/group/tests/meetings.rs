@@ -1,11 +1,12 @@
 //! Two at one instant, as an exact schedule: what one does between two steps of the other.
 
+use super::FREE;
 use super::model::{head_image, id, moment_image, parts, submit};
 use super::site::store;
 use super::space::{DISK, disk, write};
 use crate::exchange::DiskRange;
 use crate::group::line::BETWEEN;
-use crate::group::{Backlog, Care, Driver, Gate, Group, Op};
+use crate::group::{Care, Driver, Gate, Group, Op};
 use crate::history::RowKind;
 use crate::journal::LEFT_OUT;
 use crate::seam::SimDevice;
@@ -13,15 +14,6 @@ use crate::vocab::{Kind, Token};
 use std::sync::Arc;
 
 const SIZE: u64 = 64 << 10;
-const FREE: Care = Care {
-    sync_ns: 0,
-    window_ns: None,
-    pinned: false,
-    fork: None,
-    allowance: None,
-    lines: None,
-    backlog: Backlog::NONE,
-};
 
 fn group(seed: u64) -> (SimDevice, Arc<Group>) {
     let device = SimDevice::new(seed);

@@ -26,6 +26,19 @@ mod spans;
 mod threads;
 mod written;
 
+use crate::group::{Backlog, Care};
+
+/// Nothing is kept but the head.
+const FREE: Care = Care {
+    sync_ns: 0,
+    window_ns: None,
+    pinned: false,
+    fork: None,
+    allowance: None,
+    lines: None,
+    backlog: Backlog::NONE,
+};
+
 /// Whether the long budget of seeds is asked for.
 fn is_full() -> bool {
     std::env::var("STANDBYFS_BUDGET").as_deref() == Ok("full")

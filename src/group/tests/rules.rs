@@ -1,9 +1,10 @@
 //! Rules of rounds and views, one schedule for each: the head of `round`, `upkeep` and `read` has them by number.
 
+use super::FREE;
 use super::model::{head_image, id, parts, submit};
 use super::space::{DISK, disk};
 use crate::base::{BaseFile, base_name};
-use crate::group::{Backlog, Care, Group, GroupParts, Op};
+use crate::group::{Care, Group, GroupParts, Op};
 use crate::history::RowKind;
 use crate::journal::{CheckpointFile, LEFT_OUT};
 use crate::seam::{SimClock, SimDevice};
@@ -231,24 +232,15 @@ fn frees(seed: u64) -> Attacked {
 
 /// What a caller says is needed stays, whatever else a round may do.
 fn needed(seed: u64) -> Attacked {
-    let none = Care {
-        sync_ns: 0,
-        window_ns: None,
-        pinned: false,
-        fork: None,
-        allowance: None,
-        lines: None,
-        backlog: Backlog::NONE,
-    };
     for which in 0..5 {
         let mut w = World::new(seed);
         w.write(0, 1);
         let needed = w.known();
         let care = match which {
-            0 => Care { pinned: true, ..none },
-            1 => Care { window_ns: Some(HOUR_NS), ..none },
-            2 | 4 => none,
-            _ => Care { fork: Some(needed.0), ..none },
+            0 => Care { pinned: true, ..FREE },
+            1 => Care { window_ns: Some(HOUR_NS), ..FREE },
+            2 | 4 => FREE,
+            _ => Care { fork: Some(needed.0), ..FREE },
         };
         let open = (which == 4).then(|| w.group.hold(needed.0));
         w.group.set_pin((which == 2).then_some(needed.0));
