@@ -4,15 +4,17 @@
 //! S2. What was written in a decision that was taken back is on no live path: the head stands where it stood
 //!     before, and the records stay as a branch.
 //! S3. The lineage rises whenever the live content leaves its line, and never falls: it follows from the history.
+//! S4. What a branch needs ends where the live line leaves it, and that is where a decision taken back goes back to: the
+//!     moment that it was made at may lie on another branch, beyond.
 
 use crate::group::Group;
 use crate::group::group::Core;
 use crate::group::queue::Gate;
 use crate::group::read::MomentView;
-use crate::history::{Event, RowKind, Table};
+use crate::history::{Event, Row, RowKind, Table, common_by_rows};
 use crate::index::Interval;
 use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Result, Seq, Token};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A moment found by its wall time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct MomentAt {
 pub struct Branch {
     /// The last moment of it.
     pub last: Moment,
-    /// The newest moment of its epoch that is on the live line, as far as there is one.
+    /// The newest moment of it that is on the live line too; none if they have no root in common.
     pub fork: Option<Moment>,
 }
 
@@ -207,7 +209,8 @@ impl Group {
         Ok(None)
     }
 
-    /// Branches that are held: the last moments of epochs that the live line leaves before their end.
+    /// Branches that are held: lines that the live one has left, each by its end. An epoch that another one off the
+    /// live line goes on with from its end, or was opened again after, is a part of that one's branch.
     pub fn branches(&self) -> Result<Vec<Branch>> {
         let head = self.head();
         // A target whose first copy isn't whole has no line to leave.
@@ -217,22 +220,46 @@ impl Group {
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);
         let line = core.table.line(head)?;
-        let mut seen = BTreeSet::new();
-        let mut out = Vec::new();
-        for span in core.spans.0.iter().rev() {
-            if !seen.insert(span.epoch) {
-                continue;
-            }
-            let on_line = line.last_seq(span.epoch);
-            // What was opened again without a decision left nothing behind but its unsynced end.
-            if on_line.is_none_or(|seq| seq < span.last_seq) {
-                out.push(Branch {
-                    last: Moment { epoch: span.epoch, seq: span.last_seq },
-                    fork: on_line.map(|seq| Moment { epoch: span.epoch, seq }),
-                });
+        let mut ends: BTreeMap<EpochId, Seq> = BTreeMap::new();
+        for span in &core.spans.0 {
+            ends.insert(span.epoch, span.last_seq);
+        }
+        // Nothing was written in an epoch that has its row only.
+        let begins = |epoch: EpochId| core.table.row(epoch).map_or(Seq(0), Row::first_seq);
+        ends.retain(|epoch, last| line.last_seq(*epoch).unwrap_or_else(|| begins(*epoch)) < *last);
+        let goes_on = |epoch: EpochId, last: Seq| {
+            let on = |row: &Row| row.parent == Some(epoch) && (!row.decided() || row.fork_seq >= last);
+            ends.keys().any(|e| line.last_seq(*e).is_none() && core.table.row(*e).is_some_and(on))
+        };
+        let ended = ends.iter().filter(|(epoch, last)| !goes_on(**epoch, **last));
+        let branch = |(epoch, last): (&EpochId, &Seq)| {
+            let last = Moment { epoch: *epoch, seq: *last };
+            Ok(Branch { last, fork: common_by_rows(&core.table, last, head)? })
+        };
+        ended.map(branch).collect()
+    }
+
+    /// S4: the lowest moment at which the live line leaves a branch that isn't `dropped`, or the line of one of these
+    /// `moments`. None where no records of such a moment are held: then there is nothing to keep.
+    ///
+    /// # Errors
+    /// `NotFound` if the epoch of a moment isn't known.
+    pub fn lowest_fork(&self, dropped: &[EpochId], moments: &[Moment]) -> Result<Option<Moment>> {
+        let branches = self.branches()?;
+        let kept = branches.iter().filter(|branch| !dropped.contains(&branch.last.epoch));
+        let mut forks: Vec<Moment> = kept.filter_map(|branch| branch.fork).collect();
+        let head = self.head();
+        for moment in moments {
+            forks.extend(common_by_rows(&self.core.lock().table, *moment, head)?);
+        }
+        forks.sort_by_key(|fork| fork.seq);
+        for fork in forks {
+            match self.place_behind(fork) {
+                Err(e) if e.kind() == Kind::NotFound => {}
+                place => return place.map(|_| Some(fork)),
             }
         }
-        Ok(out)
+        Ok(None)
     }
 
     /// BLAKE3 over the names, sizes and bytes of a moment, the same at each site that holds it. `piece` is called

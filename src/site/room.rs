@@ -10,7 +10,7 @@ use crate::protection::{State, duration_text, size_text};
 use crate::site::facts::Known;
 use crate::site::vm::Held;
 use crate::site::{Site, Vm};
-use crate::vocab::{EpochId, Kind, Moment, Pos, Result};
+use crate::vocab::{EpochId, Moment, Pos, Result};
 
 /// Churn is measured over at least so long, ns.
 const CHURN_NS: u64 = 10_000_000_000;
@@ -23,7 +23,7 @@ const REFUSED_NS: u64 = 60_000_000_000;
 #[derive(Default)]
 pub(super) struct Noted {
     /// For a history of so many lines.
-    branch: Option<(usize, Option<(EpochId, Moment)>)>,
+    fork: Option<(usize, Option<Moment>)>,
     measured: Option<(u64, Pos)>,
     /// Bytes of journal a second.
     churn: Option<u64>,
@@ -64,47 +64,31 @@ impl Site {
         Ok(held.settings.allowance.bytes(disks, filesystem))
     }
 
-    /// N1: the moment that the base must not pass.
+    /// N1: the moment that the base must not pass. Before the commit every branch counts, dropped or not: the received
+    /// line, which a rollback goes back to, is one of them.
     pub(super) fn fork_of(&self, vm: &Vm, known: &Known) -> Result<Option<Moment>> {
-        if known.state() != State::FailedOver {
-            return Ok(self.branch_of(vm, known)?.map(|(_, fork)| fork));
-        }
-        let table = vm.group()?.table();
-        let forks = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
-        Ok(forks.min_by_key(|fork| fork.seq))
-    }
-
-    /// The branch whose fork lies lowest, of those that nobody has dropped.
-    fn branch_of(&self, vm: &Vm, known: &Known) -> Result<Option<(EpochId, Moment)>> {
         let mut noted = vm.noted.lock();
-        if let Some((lines, branch)) = noted.branch
+        if let Some((lines, fork)) = noted.fork
             && lines == known.lines
         {
-            return Ok(branch);
+            return Ok(fork);
         }
         let group = vm.group()?;
-        let dropped: Vec<EpochId> = group.with_events(|events| {
+        let fork = if known.state() == State::FailedOver {
+            let table = group.table();
+            let made_at = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
+            group.lowest_fork(&[], &made_at.collect::<Vec<_>>())?
+        } else {
             let dropped = |event: &Event| match event {
                 Event::BranchDropped { epoch, .. } => Some(*epoch),
                 _ => None,
             };
-            events.iter().filter_map(|(_, event)| dropped(event)).collect()
-        });
-        let mut lowest: Option<(Pos, (EpochId, Moment))> = None;
-        for branch in group.branches()? {
-            let Some(fork) = branch.fork.filter(|_| !dropped.contains(&branch.last.epoch)) else { continue };
-            match group.place_behind(fork) {
-                Ok(place) if lowest.as_ref().is_none_or(|(pos, _)| place.pos < *pos) => {
-                    lowest = Some((place.pos, (branch.last.epoch, fork)));
-                }
-                // Its records are gone: there is nothing to keep.
-                Err(e) if e.kind() != Kind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
-        let found = lowest.map(|(_, found)| found);
-        noted.branch = Some((known.lines, found));
-        Ok(found)
+            let dropped: Vec<EpochId> =
+                group.with_events(|events| events.iter().filter_map(|(_, event)| dropped(event)).collect());
+            group.lowest_fork(&dropped, &[])?
+        };
+        noted.fork = Some((known.lines, fork));
+        Ok(fork)
     }
 
     /// Measures what a group writes; to be called every now and then.
@@ -122,7 +106,7 @@ impl Site {
         let allowance = self.allowance_of(vm, &held)?;
         let free = allowance.saturating_sub(used).min(room.slack());
         let now = self.clock().monotonic_ns();
-        let branch = self.branch_of(vm, &known)?.filter(|_| known.state() != State::FailedOver);
+        let held_by_branch = known.state() != State::FailedOver && self.fork_of(vm, &known)?.is_some();
         let noted = vm.noted.lock();
         let left = noted.left(free);
         let figure = || {
@@ -136,7 +120,7 @@ impl Site {
         if known.state() == State::FailedOver && (overdue || soon) {
             see(Reason::CommitOverdue);
         }
-        if branch.is_some() {
+        if held_by_branch {
             see(Reason::HeldByBranch);
         }
         let recent = noted.refused_ns.is_some_and(|at| now.saturating_sub(at) < REFUSED_NS);

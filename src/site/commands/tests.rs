@@ -1,4 +1,5 @@
 //! Commands on one group, with the power cut in every call that changes the disk.
 
+mod branches;
 mod crash;
 mod site;

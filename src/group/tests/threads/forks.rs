@@ -35,8 +35,8 @@ struct Crowd {
     taken_back: AtomicU64,
 }
 
-/// Decisions that were neither committed nor taken back, the lowest moment that one of them goes on from, and how many
-/// lines say so.
+/// Decisions that were neither committed nor taken back, the lowest moment at which the live line has left what they
+/// go back to, and how many lines say so.
 fn open_decisions(group: &Group) -> (Vec<EpochId>, Option<Moment>, usize) {
     let events = group.events();
     let mut out = Vec::new();
@@ -48,7 +48,8 @@ fn open_decisions(group: &Group) -> (Vec<EpochId>, Option<Moment>, usize) {
             _ => {}
         }
     }
-    let fork = out.iter().filter_map(|(_, fork)| *fork).min_by_key(|fork| fork.seq);
+    let made_at: Vec<Moment> = out.iter().filter_map(|(_, fork)| *fork).collect();
+    let fork = if out.is_empty() { None } else { group.lowest_fork(&[], &made_at).unwrap() };
     (out.into_iter().map(|(epoch, _)| epoch).collect(), fork, events.len())
 }
 

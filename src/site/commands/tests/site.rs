@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 const WHO: Caller = Caller { uid: 1000, gid: 100, pid: 4242 };
 
-fn open(dir: &Path) -> Arc<Site> {
+pub(super) fn open(dir: &Path) -> Arc<Site> {
     let options = SiteOptions {
         store: dir.join("store"),
         journal: None,
@@ -25,7 +25,7 @@ fn open(dir: &Path) -> Arc<Site> {
     Site::open(&options, Token([1; 16])).unwrap()
 }
 
-fn write(vm: &Vm, byte: u8) -> Moment {
+pub(super) fn write(vm: &Vm, byte: u8) -> Moment {
     let group = vm.group().unwrap();
     let (send, receive) = std::sync::mpsc::channel();
     let data = [byte; 4096];
@@ -35,14 +35,14 @@ fn write(vm: &Vm, byte: u8) -> Moment {
     group.head()
 }
 
-fn byte(vm: &Vm) -> u8 {
+pub(super) fn byte(vm: &Vm) -> u8 {
     let mut byte = [0xee];
     vm.group().unwrap().read_head(DiskOrdinal(1), 7, &mut byte).unwrap();
     byte[0]
 }
 
 /// A VM whose copy here follows a source; the moments of its writes.
-fn standby(site: &Site) -> (Arc<Vm>, Vec<Moment>) {
+pub(super) fn standby(site: &Site) -> (Arc<Vm>, Vec<Moment>) {
     let vm = site.create_vm("web01", false).unwrap();
     let group = vm.group().unwrap();
     let add = AddPayload {
@@ -63,11 +63,11 @@ fn standby(site: &Site) -> (Arc<Vm>, Vec<Moment>) {
     (vm, moments)
 }
 
-fn state(vm: &Vm) -> State {
+pub(super) fn state(vm: &Vm) -> State {
     vm.known().unwrap().state()
 }
 
-fn give(site: &Site, vm: &Arc<Vm>, verb: Verb, text: &str) -> Result<Accepted, Refused> {
+pub(super) fn give(site: &Site, vm: &Arc<Vm>, verb: Verb, text: &str) -> Result<Accepted, Refused> {
     site.command(WHO, On::Vm(vm), verb, text.as_bytes(), None)
 }
 
@@ -209,37 +209,9 @@ fn scheduled_points_are_made_and_let_go() {
 }
 
 /// Waits for a job and says what came of it.
-fn outcome(site: &Site, job: &str) -> String {
+pub(super) fn outcome(site: &Site, job: &str) -> String {
     let ended = |job: &crate::protection::job::Job| job.state.ended().then(|| job.outcome.clone());
     site.jobs().wait(job, std::time::Duration::from_secs(20), ended).unwrap()
-}
-
-#[test]
-fn a_branch_keeps_room_until_it_is_dropped() {
-    let dir = tempfile::tempdir().unwrap();
-    let site = open(dir.path());
-    let (vm, moments) = standby(&site);
-    let at = format!("@{}-{}\n", moments[0].epoch, moments[0].seq);
-    give(&site, &vm, Verb::Failover, &at).unwrap();
-    let commit = give(&site, &vm, Verb::Commit, "confirm=web01").unwrap();
-    outcome(&site, &commit.job.unwrap());
-    let group = vm.group().unwrap();
-    let branch = group.branches().unwrap()[0];
-    let has = |reason: &str| {
-        let health = site.health_of(&vm).unwrap();
-        health.reasons.iter().any(|r| r.reason.name() == reason && r.holds)
-    };
-    assert!(has("held-by-branch") && !has("commit-overdue"));
-    write(&vm, b'n');
-    group.round_with(site.care_of(&vm).unwrap()).unwrap();
-    assert!(group.open_moment(branch.last).is_ok(), "the base has not passed the fork");
-    let line = format!("branch={} confirm=web01", branch.last.epoch);
-    let dropped = give(&site, &vm, Verb::Drop, &line).unwrap();
-    assert!(outcome(&site, &dropped.job.unwrap()).contains("freed"));
-    assert!(!has("held-by-branch"));
-    group.round(None).unwrap();
-    assert!(group.open_moment(branch.last).is_err(), "the base is beyond the fork");
-    site.close().unwrap();
 }
 
 #[test]
