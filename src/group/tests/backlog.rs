@@ -277,6 +277,10 @@ fn a_backlog_that_outgrows_its_allowance_goes_over_as_ranges() {
 fn full(seed: u64) -> Result<Pair, String> {
     let mut pair = Pair::new(seed)?;
     pair.settle()?;
+    // What the window holds beyond it could go instead, and be enough.
+    let source = pair.w.group(0);
+    let has = source.place_behind(pair.w.group(1).head()).map_err(text)?;
+    source.round(Some(has)).map_err(text)?;
     pair.w.cut()?;
     pair.window_ns = Some(DAY_NS);
     while pair.w.group(0).journal_used() <= ALLOWANCE / 16 * 15 {
