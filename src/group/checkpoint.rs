@@ -106,6 +106,7 @@ impl Group {
 
     /// Closes in order: everything durable, in the index, and the tail sealed. Nothing may be written after it.
     pub fn close(&self) -> Result<()> {
+        let _rounds = self.rounds.lock();
         let _work = self.work.lock();
         self.log.seal()?;
         self.full_checkpoint(true)

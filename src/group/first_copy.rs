@@ -46,6 +46,7 @@ impl Group {
     ) -> Result<()> {
         copy.set_sizes(self)?;
         copy.sync(self)?;
+        let _rounds = self.rounds.lock();
         let _work = self.work.lock();
         let mut core = self.core.lock();
         self.close_line(&mut core)?;

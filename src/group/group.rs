@@ -2,10 +2,12 @@
 //!
 //! Locks, in the order in which they may be taken:
 //!
-//! 1. `work`: one of checkpoint, round, fork or step of an operation at a time. Held over file I/O.
-//! 2. `core`: bases, spans, table, history file, checkpoint file. Held over small file I/O by operations only.
-//! 3. `queue`: gate, names and sizes as queued, pending requests. Never held over I/O.
-//! 4. `names`, `live`, `entered`, `chain`, `flushes`: leaves; nothing is taken under them but the log's and index's own.
+//! 1. `rounds`: one round, publication of a copy, reopening or closing at a time. Held while bases are written.
+//! 2. `work`: one of checkpoint, begin or end of a round, fork or step of an operation at a time. Held over file I/O, but
+//!    never while a base is written: a failover doesn't wait for that.
+//! 3. `core`: bases, spans, table, history file, checkpoint file. Held over small file I/O by operations only.
+//! 4. `queue`: gate, names and sizes as queued, pending requests. Never held over I/O.
+//! 5. `names`, `live`, `entered`, `chain`, `flushes`: leaves; nothing is taken under them but the log's and index's own.
 //!
 //! G1. Requests enter the journal in the order in which they pass the queue; one thread appends at a time.
 //! G2. A request is answered when it and all before it are in the file and in the index.
@@ -117,6 +119,7 @@ pub struct Group {
     pub(crate) ranges: RangeLog,
     /// Staging logs on the path; a leaf among the locks.
     pub(crate) staged: RwLock<BTreeMap<LogId, StagedLog>>,
+    pub(crate) rounds: Mutex<()>,
     pub(crate) work: Mutex<()>,
     pub(crate) core: Mutex<Core>,
     pub(crate) queue: Mutex<Queue>,

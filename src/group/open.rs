@@ -245,6 +245,7 @@ impl Group {
             id,
             dir: GroupParts::dir(id),
             parts,
+            rounds: Mutex::new(()),
             work: Mutex::new(()),
             queue: Mutex::new(Queue {
                 gate,

@@ -11,7 +11,10 @@
 //! O4. Segments are freed, and versions leave the index, only below every base; segments after a list and a
 //!     checkpoint without them (J9).
 //! O5. A base has the length that its file has at the target.
-//! O6. Decisions and rounds exclude each other, and a round's limit was chosen after the newest decision.
+//! O6. A round's limit was chosen after the newest decision, and no decision comes between that look and the floor.
+//!     While bases are written one may come, and records too: whatever is decided lies at or above the floor (O2), so
+//!     the way to the target is a part of every line that can follow. So nobody who takes over a VM, and no record from
+//!     the peer, waits for a base.
 //! O7. A base stands at a place of the live path, by the name that this place has on every path that goes there.
 //!     Behind a jump where nothing came yet the log's end is another name of the jump's: a base by that name would
 //!     lie on no other path, and nothing could go on from the moment that the jump led to.
@@ -21,7 +24,7 @@ use crate::group::Group;
 use crate::group::checkpoint::{empty_base, ordinals};
 use crate::group::group::{BasePlace, Counters};
 use crate::group::left_out;
-use crate::group::line::anchored;
+use crate::group::line::{anchored, between};
 use crate::group::space::Moved;
 use crate::index::{Interval, Path, Source};
 use crate::view::Payloads;
@@ -38,6 +41,16 @@ pub struct RoundDone {
     pub freed: u64,
 }
 
+/// What a round is about.
+enum Begun {
+    /// A decision came after its limit was chosen.
+    Stale,
+    /// No base moves; below them there may be something to free.
+    Nothing,
+    /// The bases of these files move to the target, each from its place.
+    Moves { target: LogPlace, files: Vec<(DiskOrdinal, LogPlace)> },
+}
+
 impl Group {
     /// Moves every base up to `limit`, or to what is durable where that is `None`, and frees the log below.
     /// Nothing that is needed may lie below the limit: the caller knows window, views and forks.
@@ -48,29 +61,40 @@ impl Group {
     /// O6. `lines`: those of the history that the caller knew when it chose the limit. A decision since then may need
     /// what lies below it: then nothing is done, and the next turn chooses anew.
     pub(crate) fn round_if(&self, limit: Option<LogPlace>, lines: Option<usize>) -> Result<RoundDone> {
+        let _rounds = self.rounds.lock();
+        let mut done = RoundDone::default();
+        self.finish_torn(&mut done)?;
+        match self.begin_round(limit, lines)? {
+            Begun::Stale => return Ok(done),
+            Begun::Nothing => {}
+            Begun::Moves { target, files } => self.move_bases(target, &files, &mut done)?,
+        }
+        let _work = self.work.lock();
+        done.freed = self.free_below()?;
+        self.count_room()?;
+        Ok(done)
+    }
+
+    /// O2: chooses the target, and says so before anything is written there.
+    fn begin_round(&self, limit: Option<LogPlace>, lines: Option<usize>) -> Result<Begun> {
         let _work = self.work.lock();
         let stale = match lines {
             Some(lines) => {
                 let mut core = self.core.lock();
-                self.refuse_left()?;
                 self.write_owed(&mut core)?;
                 core.events.len() != lines
             }
             None => false,
         };
         if stale && !left_out("O6: a limit holds as long as no line of the history came") {
-            return Ok(RoundDone::default());
+            return Ok(Begun::Stale);
         }
-        let mut done = self.finish_torn()?;
         let late = left_out("O1: the journal is synced before a base is written");
         let unsynced = late || left_out("rounds go no further than D");
         let durable = if unsynced { self.log.end() } else { self.log.sync()? };
-        if let Some(target) = self.target(limit, durable)? {
-            self.move_bases(target, &mut done)?;
-        }
-        done.freed = self.free_below()?;
-        self.count_room()?;
-        Ok(done)
+        let Some(target) = self.target(limit, durable)? else { return Ok(Begun::Nothing) };
+        let files = self.say_floor(target)?;
+        Ok(if files.is_empty() { Begun::Nothing } else { Begun::Moves { target, files } })
     }
 
     /// O1 and O7: the limit, as far as the log is durable and has entered. `None`: nothing is on the live path yet.
@@ -93,58 +117,70 @@ impl Group {
     }
 
     /// O3.
-    fn finish_torn(&self) -> Result<RoundDone> {
+    fn finish_torn(&self, done: &mut RoundDone) -> Result<()> {
+        let torn: Vec<(DiskOrdinal, BasePlace)> = {
+            let core = self.core.lock();
+            self.refuse_left()?;
+            core.bases.iter().filter(|(_, p)| p.base != p.floor).map(|(d, p)| (*d, *p)).collect()
+        };
         if left_out("O3: a torn round is done again") {
-            return Ok(RoundDone::default());
+            return Ok(());
         }
-        let torn: Vec<(DiskOrdinal, BasePlace)> =
-            self.core.lock().bases.iter().filter(|(_, p)| p.base != p.floor).map(|(d, p)| (*d, *p)).collect();
-        let mut done = RoundDone::default();
         for (disk, place) in torn {
             let (Some(from), Some(to)) = (place.base, place.floor) else { continue };
-            self.write_base(disk, from, to, true, &mut done)?;
-            let mut core = self.core.lock();
-            core.bases.insert(disk, BasePlace { base: place.floor, floor: place.floor });
-            self.write_checkpoint(&mut core, false)?;
-            self.refresh_live(&mut core)?;
+            self.write_base(disk, from, to, true, done)?;
+            self.say_base(&[disk], to)?;
         }
-        Ok(done)
+        Ok(())
     }
 
-    fn move_bases(&self, target: LogPlace, done: &mut RoundDone) -> Result<()> {
-        let moved: Vec<(DiskOrdinal, LogPlace)> = {
-            let mut core = self.core.lock();
-            self.refresh_spans(&mut core);
-            for disk in ordinals(&self.names.lock()) {
-                core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
+    /// The files whose bases move to the target, and from where.
+    fn say_floor(&self, target: LogPlace) -> Result<Vec<(DiskOrdinal, LogPlace)>> {
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        for disk in ordinals(&self.names.lock()) {
+            core.bases.entry(disk).or_insert_with(|| empty_base(self.log.id()));
+        }
+        let path = self.head_path(&mut core)?;
+        let below =
+            |p: LogPlace| path.until(target.log, target.pos).is_some_and(|t| anchored(&t, p).is_some());
+        let moved: Vec<_> = core
+            .bases
+            .iter()
+            .filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b)))
+            .collect();
+        if !moved.is_empty() && !left_out("floor before base") {
+            for (disk, from) in &moved {
+                core.bases.insert(*disk, BasePlace { base: Some(*from), floor: Some(target) });
             }
-            let path = self.head_path(&mut core)?;
-            let below =
-                |p: LogPlace| path.until(target.log, target.pos).is_some_and(|t| anchored(&t, p).is_some());
-            let moved: Vec<_> = core
-                .bases
-                .iter()
-                .filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b)))
-                .collect();
-            if moved.is_empty() {
-                return Ok(());
-            }
-            if !left_out("floor before base") {
-                for (disk, from) in &moved {
-                    core.bases.insert(*disk, BasePlace { base: Some(*from), floor: Some(target) });
-                }
-                self.write_checkpoint(&mut core, false)?;
-            }
-            moved
-        };
-        for (disk, from) in &moved {
+            self.write_checkpoint(&mut core, false)?;
+        }
+        Ok(moved)
+    }
+
+    fn move_bases(
+        &self,
+        target: LogPlace,
+        moved: &[(DiskOrdinal, LogPlace)],
+        done: &mut RoundDone,
+    ) -> Result<()> {
+        for (disk, from) in moved {
+            between("a base is written");
             self.write_base(*disk, *from, target, false, done)?;
         }
+        between("bases are written");
         if left_out("O1: the journal is synced before a base is written") {
             self.log.sync()?;
         }
+        let disks: Vec<DiskOrdinal> = moved.iter().map(|(disk, _)| *disk).collect();
+        self.say_base(&disks, target)
+    }
+
+    /// O2: the bases are written and durable.
+    fn say_base(&self, disks: &[DiskOrdinal], target: LogPlace) -> Result<()> {
+        let _work = self.work.lock();
         let mut core = self.core.lock();
-        for (disk, _) in &moved {
+        for disk in disks {
             core.bases.insert(*disk, BasePlace { base: Some(target), floor: Some(target) });
         }
         self.write_checkpoint(&mut core, false)?;

@@ -194,6 +194,7 @@ impl Group {
         let (parts, id, end) = (copy.parts(), copy.log.id(), copy.log.end());
         let mut content = StagedContent::read(&copy.log, &parts)?;
         content.enter(&self.index, &copy.log)?;
+        let _rounds = self.rounds.lock();
         let _work = self.work.lock();
         if self.gate() != Gate::Target || self.head() != copy.from {
             let text = format!("this site left {} while a copy was made over it", copy.from);

@@ -8,6 +8,7 @@ mod answers;
 mod backlog;
 mod checkpoint;
 mod copies;
+mod during;
 mod lines;
 mod losses;
 mod meetings;
