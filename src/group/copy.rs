@@ -15,6 +15,7 @@ use crate::history::{ChainValue, DiskSize, JumpReason};
 use crate::journal::small_file;
 use crate::vocab::{Error, Kind, Moment, Pos, Result, Token};
 use serde::{Deserialize, Serialize};
+use std::sync::atomic::Ordering;
 
 const COPY: &str = "copy.json";
 
@@ -55,11 +56,19 @@ impl Group {
     }
 
     pub(crate) fn write_progress(&self, progress: &Progress) -> Result<()> {
+        self.copying_over.store(progress.over.is_some(), Ordering::Release);
         small_file::write(&*self.parts.store, &self.dir, COPY, progress)
     }
 
     pub(crate) fn remove_progress(&self) -> Result<()> {
-        small_file::remove(&*self.parts.store, &self.dir, COPY)
+        small_file::remove(&*self.parts.store, &self.dir, COPY)?;
+        self.copying_over.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether a newer image is arriving over the one that is here, on this connection or the next.
+    pub fn copies_over(&self) -> bool {
+        self.copying_over.load(Ordering::Acquire)
     }
 
     /// The copy that is being made here, as it is durable.
@@ -144,6 +153,8 @@ impl Group {
             None => false,
         };
         if over {
+            let onto = self.progress()?.is_some_and(|progress| progress.over.is_some());
+            self.copying_over.store(onto, Ordering::Release);
             return Ok(());
         }
         self.remove_progress()?;

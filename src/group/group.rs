@@ -149,6 +149,8 @@ pub struct Group {
     pub(crate) missing: AtomicBool,
     /// W3 of `mend`.
     pub(crate) left: AtomicBool,
+    /// Whether a copy over the image is being received, or waits to go on: its file is there.
+    pub(crate) copying_over: AtomicBool,
 }
 
 /// Figures since the group was opened.

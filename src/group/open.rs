@@ -274,6 +274,7 @@ impl Group {
             shortened: Default::default(),
             missing: Default::default(),
             left: Default::default(),
+            copying_over: Default::default(),
             log,
             index,
             ranges,

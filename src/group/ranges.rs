@@ -7,9 +7,13 @@
 //!     what was staged for it. Where a stretch isn't covered the answer is `NotFound`, never a smaller set.
 //! U3. Retention, rounds and commit don't touch it: it reaches back to the group's beginning, in coarser granules once
 //!     it has grown to its bound (K3 of `index::range_log`).
+//! U4. Writers go on while ranges are asked for: what is asked for ends at the head of the beginning, and the segment
+//!     that was open then is read itself, also if it ends meanwhile: the range log doesn't have it yet.
 
 use crate::exchange::{DiskRange, RangeSet};
 use crate::group::Group;
+use crate::group::left_out;
+use crate::group::line::between;
 use crate::group::write::entry_of_stored;
 use crate::history::{Path as LinePath, Piece};
 use crate::index::{Changes, Entry, Resize, SeqStretch};
@@ -19,7 +23,7 @@ use crate::vocab::{Error, Kind, Moment, Pos, RecordKind, Result, Seq};
 impl Group {
     /// U1: writes what the range log lacks of the segments that are not appended to any more.
     pub(crate) fn write_ranges(&self) -> Result<()> {
-        if crate::group::left_out("U1: ranges of sealed segments are kept") {
+        if left_out("U1: ranges of sealed segments are kept") {
             return Ok(());
         }
         let open = self.log.open_segment().map(|s| s.start);
@@ -42,13 +46,17 @@ impl Group {
     /// What this site changed behind a moment of its path, up to its head. `None`: that isn't known all the way (U2).
     pub(crate) fn changed_after(&self, after: Moment) -> Result<Option<RangeSet>> {
         let _work = self.work.lock();
+        // U4.
+        let (head, open) = (self.head(), self.log.open_segment());
         self.write_ranges()?;
+        between("ranges are written");
+        let late = left_out("U4: the open segment is chosen before ranges are written");
+        let open = if late { self.log.open_segment() } else { open };
         let table = self.table();
         let after = table.norm(after)?;
-        let path = LinePath::build(&table, self.head(), &self.jumps(), None)?;
+        let path = LinePath::build(&table, head, &self.jumps(), None)?;
         let Some(place) = path.place(&table, after)? else { return Ok(None) };
         let (mut stretches, mut changes) = (Vec::new(), Changes::default());
-        let open = self.log.open_segment();
         for piece in path.pieces_after(place) {
             let mut stretch = match piece {
                 Piece::Jump { from_image: false, .. } => return Ok(None),

@@ -1,6 +1,7 @@
 //! The protected item: one entry of `disks/`, with its group.
 
 use crate::group::{Group, GroupParts, Upkeep};
+use crate::protection::Role;
 use crate::protection::health::Health;
 use crate::protection::policy::{Policy, SiteSettings};
 use crate::site::catalog::Catalog;
@@ -129,7 +130,10 @@ impl Vm {
             }
             events.iter().skip(known.lines).for_each(|(_, event)| known.take(event));
         });
-        Ok(known.clone())
+        let mut known = known.clone();
+        // A copy over an image has a file of its own and no line until it is whole.
+        known.facts.jump_running |= known.facts.role == Role::Target && group.copies_over();
+        Ok(known)
     }
 
     /// Policy and this site's settings for the group.

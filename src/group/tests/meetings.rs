@@ -179,3 +179,27 @@ fn a_round_that_was_chosen_before_a_decision_is_not_made() {
     let rule = "O6: a limit holds as long as no line of the history came";
     assert!(!without(rule, decision_meets_a_round), "the line that was left could still be read");
 }
+
+/// Ranges are asked for, and the segment that is open ends before they are told.
+fn ranges_meet_the_end_of_a_segment() -> bool {
+    let (_device, group) = group(9);
+    let after = write(&group, 1);
+    write(&group, 2);
+    let behind = group.clone();
+    at("ranges are written", move || {
+        behind.log.end_segment();
+        write(&behind, 3);
+    });
+    let block = DiskRange { disk: DISK, offset: 2 * 4096, length: 4096 };
+    group.changed_after(after).unwrap().is_some_and(|set| set.covers(block))
+}
+
+#[test]
+fn a_segment_that_ends_while_ranges_are_asked_for_is_not_missed() {
+    assert!(ranges_meet_the_end_of_a_segment());
+    let rule = "U4: the open segment is chosen before ranges are written";
+    assert!(
+        !without(rule, ranges_meet_the_end_of_a_segment),
+        "ranges of a segment without a record in the log"
+    );
+}

@@ -71,7 +71,7 @@ pub(super) fn give(site: &Site, vm: &Arc<Vm>, verb: Verb, text: &str) -> Result<
     site.command(WHO, On::Vm(vm), verb, text.as_bytes(), None)
 }
 
-fn name(result: Result<Accepted, Refused>) -> Refusal {
+pub(super) fn name(result: Result<Accepted, Refused>) -> Refusal {
     match result {
         Ok(accepted) => panic!("accepted: {accepted:?}"),
         Err(refused) => refused.refusal,
