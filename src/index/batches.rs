@@ -33,6 +33,10 @@ impl Index {
     /// last one whose first seq is at or below. `None` if the stretch has none such.
     pub fn batch_of_seq(&self, stretch: Interval, seq: Seq) -> Result<Option<BatchRow>> {
         for rows in self.rows(stretch).iter().rev() {
+            // Thousands of segments may be newer: none of their pages is read.
+            if rows.begins_above(seq) {
+                continue;
+            }
             let within = rows.within(self, stretch)?;
             let at = rows.search(self, within.clone(), |row| row.first_seq <= seq)?;
             if at > within.start {
@@ -130,9 +134,28 @@ impl Rows {
         Ok(low)
     }
 
+    /// Whether the segment's first seq, and so that of each of its batches, is known to be above this one.
+    fn begins_above(&self, seq: Seq) -> bool {
+        match self {
+            Self::Run(_, chapter) => chapter.first_seq > seq,
+            Self::Frozen(_) | Self::Open(_) => false,
+        }
+    }
+
+    /// The rows of a stretch; all of them, without a look, where it has the whole segment.
     fn within(&self, pages: &dyn Pages, stretch: Interval) -> Result<Range<usize>> {
-        let start = self.search(pages, 0..self.len(), |row| row.pos < stretch.from)?;
-        Ok(start..self.search(pages, start..self.len(), |row| row.pos < stretch.to)?)
+        let (mut start, mut end) = (0, self.len());
+        let (begins_in, ends_in) = match self {
+            Self::Run(_, chapter) => (chapter.from >= stretch.from, chapter.to <= stretch.to),
+            Self::Frozen(_) | Self::Open(_) => (false, false),
+        };
+        if !begins_in {
+            start = self.search(pages, 0..end, |row| row.pos < stretch.from)?;
+        }
+        if !ends_in {
+            end = self.search(pages, start..end, |row| row.pos < stretch.to)?;
+        }
+        Ok(start..end)
     }
 
     fn is_rising(&self) -> bool {

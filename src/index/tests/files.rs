@@ -324,3 +324,31 @@ fn batches_by_seq_and_by_time() {
     let at = index.batch_at_time(part, i64::MAX).unwrap();
     assert_eq!(at, Some(BatchAtTime { row: row(2499), ambiguous: false }));
 }
+
+#[test]
+fn the_place_of_an_old_record_is_found_in_few_pages() {
+    const SEGMENTS: u64 = 64;
+    const BATCHES: u64 = 2_000;
+    let storage = SimDevice::new(1).storage("s");
+    let (index, _) = open(&storage).unwrap();
+    let row = |n: u64| BatchRow {
+        first_seq: Seq(n * 3 + 1),
+        pos: Pos(n / BATCHES * SEGMENT + n % BATCHES),
+        wall_ns: n as i64,
+    };
+    for segment in 0..SEGMENTS {
+        (segment * BATCHES..(segment + 1) * BATCHES).for_each(|n| index.push_batch(LOG, row(n)));
+        let (first_seq, last_seq) =
+            (row(segment * BATCHES).first_seq, Seq(row((segment + 1) * BATCHES).first_seq.0 - 1));
+        index.rotate(LOG, SegmentMeta { first_seq, last_seq, ..meta(segment) }).unwrap();
+        index.seal(LOG).unwrap();
+    }
+    let stretch = Interval { log: LOG, from: Pos(0), to: Pos(u64::MAX) };
+    for n in [0, 1, BATCHES - 1, BATCHES, 40 * BATCHES + 7, SEGMENTS * BATCHES - 1] {
+        let (index, _) = open(&storage).unwrap();
+        let before = index.stats().cache_bytes;
+        assert_eq!(index.batch_of_seq(stretch, Seq(n * 3 + 2)).unwrap(), Some(row(n)));
+        let pages = (index.stats().cache_bytes - before) / 4096;
+        assert!(pages < 12, "{pages} pages for batch {n}");
+    }
+}
