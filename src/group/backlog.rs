@@ -105,7 +105,7 @@ impl Group {
     /// # Errors
     /// Those of the files of history and checkpoint.
     pub fn protected_from(&self, op: Token, peer: StoreId, moment: Moment) -> Result<bool> {
-        // A round is at work: the next time.
+        // A round begins or ends, or a checkpoint is made: the next time.
         let Some(_work) = self.work.try_lock() else { return Ok(false) };
         let held = self.holds_behind(moment)? || left_out("Q5: protected only where all records are held");
         if held {

@@ -147,14 +147,13 @@ impl Group {
 
     /// What a crash left between a jump and the end of its copy's file (C2), or of a copy that never began.
     pub(crate) fn settle_copies(&self) -> Result<()> {
-        let over = match self.progress()? {
-            Some(Progress { over: Some(over), .. }) => !self.is_published(over.log.log),
-            Some(_) => !self.has_image(),
-            None => false,
+        let (goes_on, over) = match self.progress()? {
+            Some(Progress { over: Some(over), .. }) => (!self.is_published(over.log.log), true),
+            Some(_) => (!self.has_image(), false),
+            None => (false, false),
         };
-        if over {
-            let onto = self.progress()?.is_some_and(|progress| progress.over.is_some());
-            self.copying_over.store(onto, Ordering::Release);
+        if goes_on {
+            self.copying_over.store(over, Ordering::Release);
             return Ok(());
         }
         self.remove_progress()?;

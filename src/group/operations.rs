@@ -220,10 +220,8 @@ impl Group {
         let mut core = self.core.lock();
         self.refresh_spans(&mut core);
         let line = core.table.line(head)?;
-        let mut ends: BTreeMap<EpochId, Seq> = BTreeMap::new();
-        for span in &core.spans.0 {
-            ends.insert(span.epoch, span.last_seq);
-        }
+        // Of several spans of an epoch the newest.
+        let mut ends: BTreeMap<EpochId, Seq> = core.spans.0.iter().map(|s| (s.epoch, s.last_seq)).collect();
         // Nothing was written in an epoch that has its row only.
         let begins = |epoch: EpochId| core.table.row(epoch).map_or(Seq(0), Row::first_seq);
         ends.retain(|epoch, last| line.last_seq(*epoch).unwrap_or_else(|| begins(*epoch)) < *last);

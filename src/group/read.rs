@@ -47,8 +47,8 @@ impl MomentView {
     }
 }
 
-/// Tries of a read whose segment was freed between look-up and read. The last one lets no round go on beside it: a
-/// slow reader must not meet one after the other.
+/// Tries of a read whose segment was freed between look-up and read. The last one lets no round begin or end beside
+/// it: a slow reader must not meet one after the other.
 const TRIES: usize = 4;
 
 impl Group {

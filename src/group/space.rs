@@ -260,7 +260,8 @@ impl Group {
     }
 
     /// Counts again what the journal holds and the bases lack, if that is due: once after an opening, and when what
-    /// rounds gave back makes a difference. The caller holds `work`: no base moves meanwhile.
+    /// rounds gave back makes a difference. The caller holds `rounds` and `work`: no base moves
+    /// meanwhile.
     pub(crate) fn count_room(&self) -> Result<()> {
         {
             let debts = self.space.debts.lock();

@@ -1,7 +1,8 @@
 //! What others do while a round writes its bases (O6 of `round`): they write, decide, take back, checkpoint, and the power
 //! fails.
 
-use super::model::{difference, head_image, id, moment_image, parts, submit};
+use super::model::{Image, difference, head_image, id, moment_image, parts, submit};
+use super::sites::text;
 use super::space::{DISK, disk};
 use crate::group::line::BETWEEN;
 use crate::group::{Group, Op};
@@ -16,11 +17,6 @@ use std::sync::Arc;
 const SIZE: u64 = 64 << 10;
 
 type Checked<T> = Result<T, String>;
-type Image = std::collections::BTreeMap<crate::vocab::DiskOrdinal, Arc<Vec<u8>>>;
-
-fn text(e: impl ToString) -> String {
-    e.to_string()
-}
 
 /// What everybody knows.
 struct World {

@@ -1,15 +1,10 @@
 //! Lines that were left, and what they keep.
 
-use super::site::{byte, give, open, outcome, standby, state, write};
+use super::site::{at, byte, give, open, outcome, standby, state, write};
 use crate::group::{Care, Gate};
 use crate::protection::{State, Verb};
 use crate::site::{Site, Vm};
-use crate::vocab::Moment;
 use std::sync::Arc;
-
-fn at(moment: Moment) -> String {
-    format!("@{}-{}", moment.epoch, moment.seq)
-}
 
 fn has(site: &Site, vm: &Arc<Vm>, reason: &str) -> bool {
     let health = site.health_of(vm).unwrap();

@@ -1,6 +1,6 @@
 //! While a newer image arrives over the one that is here.
 
-use super::site::{byte, give, name, open, standby, state};
+use super::site::{at, byte, give, name, open, standby, state};
 use crate::exchange::{DiskRange, Planned};
 use crate::history::{ChainValue, DiskSize, JumpReason};
 use crate::protection::{Refusal, State, Verb};
@@ -39,8 +39,7 @@ fn a_target_says_that_a_newer_image_arrives_and_names_no_latest() {
     let site = open(dir.path());
     let vm = site.vm("web01").unwrap();
     assert_eq!((state(&vm), byte(&vm)), (State::ResyncingTarget, b'c'));
-    let newest = format!("@{}-{}", moments[2].epoch, moments[2].seq);
-    give(&site, &vm, Verb::Failover, &newest).unwrap();
+    give(&site, &vm, Verb::Failover, &at(moments[2])).unwrap();
     assert_eq!((state(&vm), byte(&vm)), (State::FailedOver, b'c'));
     give(&site, &vm, Verb::Rollback, "confirm=web01").unwrap();
     vm.group().unwrap().drop_copy().unwrap();

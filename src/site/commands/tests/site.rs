@@ -63,6 +63,11 @@ pub(super) fn standby(site: &Site) -> (Arc<Vm>, Vec<Moment>) {
     (vm, moments)
 }
 
+/// As a person names it.
+pub(super) fn at(moment: Moment) -> String {
+    format!("@{}-{}", moment.epoch, moment.seq)
+}
+
 pub(super) fn state(vm: &Vm) -> State {
     vm.known().unwrap().state()
 }
@@ -83,7 +88,7 @@ fn the_loop_of_a_failover() {
     let dir = tempfile::tempdir().unwrap();
     let site = open(dir.path());
     let (vm, moments) = standby(&site);
-    let first = format!("@{}-{}\n", moments[0].epoch, moments[0].seq);
+    let first = at(moments[0]) + "\n";
     assert_eq!(name(give(&site, &vm, Verb::Commit, "commit")), Refusal::NotFailedOver);
     assert_eq!(name(give(&site, &vm, Verb::Failover, "latest-app-consistent")), Refusal::NoRecoveryPoint);
     assert_eq!(name(give(&site, &vm, Verb::Failover, "@seq-99999")), Refusal::PointNotFound);
