@@ -176,24 +176,11 @@ pub fn unallocated(journaled: impl IntoIterator<Item = Result<Overlaid>>, base: 
     Ok(bytes)
 }
 
-/// As [`unallocated`] for a file of `len` bytes, but looks at `ranges_max` ranges at most: a `stat` has to answer at
-/// once, however long the journal is. The rest is taken to be as dense as what was looked at.
-pub fn unallocated_about(
-    journaled: impl IntoIterator<Item = Result<Overlaid>>,
-    base: &impl Holes,
-    len: u64,
-    ranges_max: usize,
-) -> Result<u64> {
-    let (mut looked, mut end) = (0, 0);
-    let some = journaled.into_iter().take(ranges_max).inspect(|range| {
-        looked += 1;
-        end = range.as_ref().map_or(end, Overlaid::end);
-    });
-    let bytes = unallocated(some, base)?;
-    if looked < ranges_max || end == 0 || end >= len {
-        return Ok(bytes);
-    }
-    Ok((u128::from(bytes) * u128::from(len) / u128::from(end)) as u64)
+/// What [`unallocated`] would say of a file of `len` bytes, by what it says of the bytes before `looked`: the rest is taken to be as
+/// dense. Never nothing: to archivers no blocks mean no data.
+pub fn unallocated_about(bytes: u64, looked: u64, len: u64) -> u64 {
+    let all = u128::from(bytes) * u128::from(len) / u128::from(looked.max(1));
+    all.min(u128::from(len)).max(u128::from(bytes.max(GRANULE))) as u64
 }
 
 fn touched(offset: u64, len: u64, granule: u64) -> Range<u64> {

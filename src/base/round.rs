@@ -1,12 +1,14 @@
 //! One round: the writes that bring a base from one moment to a later one, in the order of their offsets.
 //!
 //! R1. Ranges come in rising order and don't overlap, so that each byte is written once.
-//! R2. A round is durable when its one sync at the end has succeeded and nothing is owed (B3). Any other end,
-//!     an error and dropping it included, leaves all that it touched owed.
+//! R2. A round is durable when all its syncs have succeeded, the last one after its last write, and nothing is owed
+//!     (B3). Any other end, an error and dropping it included, leaves all that it touched owed.
 //! R3. Nothing is written behind the length that the image has at the round's moment.
 //! R4. A zero takes no room that the base doesn't have: what is a hole stays one. So only data is debt.
 //! R5. A round that is done again believes no hole: after a failed sync it may be one in the cache only. So
 //!     there a zero punches what it would have left alone.
+//! R6. A round syncs on its way, so that no more than a step of its data waits in the page cache: who syncs a line of the
+//!     history beside it waits for a step of a base, and not for all of it.
 
 use crate::base::file::BaseFile;
 use crate::base::ranges::Ranges;
@@ -18,6 +20,9 @@ pub(super) const WRITE_MAX: u64 = 1 << 20;
 /// Longest punch, in bytes: the time that a filesystem spends in one must stay short.
 pub(super) const PUNCH_MAX: u64 = 1 << 30;
 
+/// R6: bytes of data between two syncs.
+pub(super) const SYNC_BYTES: u64 = 16 << 20;
+
 /// A round under way. Ends by [`Round::finish`].
 #[derive(Debug)]
 pub struct Round<'a> {
@@ -28,6 +33,10 @@ pub struct Round<'a> {
     pending: Pending,
     touched: Ranges,
     written: Written,
+    /// R6: bytes that were written since the last sync.
+    unsynced: u64,
+    /// The first sync that failed: there is no use in another one.
+    failed: Option<Error>,
     is_repeat: bool,
     is_over: bool,
 }
@@ -69,7 +78,8 @@ impl<'a> Round<'a> {
     pub(super) fn new(base: &'a BaseFile, len: u64, is_repeat: bool) -> Self {
         let (touched, written) = Default::default();
         let is_repeat = is_repeat && !left_out("R5: a round that is done again believes no hole");
-        Self { base, len, at: 0, pending: Pending::None, touched, written, is_repeat, is_over: false }
+        let (pending, is_over) = (Pending::None, false);
+        Self { base, len, at: 0, pending, touched, written, unsynced: 0, failed: None, is_repeat, is_over }
     }
 
     pub(super) fn resize(&mut self) -> Result<()> {
@@ -157,7 +167,8 @@ impl<'a> Round<'a> {
             self.base.end_round(&self.touched, true);
             return Ok(Finished::Durable(self.written));
         }
-        if let Err(error) = self.base.file.sync() {
+        self.sync();
+        if let Some(error) = self.failed.take() {
             self.base.end_round(&self.touched, false);
             return Ok(Finished::WriteAgain(error));
         }
@@ -189,7 +200,19 @@ impl<'a> Round<'a> {
 
     fn write(&mut self, bytes: &[u8], offset: u64) -> Result<()> {
         self.written.writes += 1;
-        self.base.file.write_all_at(bytes, offset)
+        self.base.file.write_all_at(bytes, offset)?;
+        self.unsynced += bytes.len() as u64;
+        if self.unsynced >= SYNC_BYTES {
+            self.sync();
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) {
+        self.unsynced = 0;
+        if self.failed.is_none() {
+            self.failed = self.base.file.sync().err();
+        }
     }
 
     fn flush(&mut self) -> Result<()> {

@@ -7,7 +7,9 @@
 //! F2. An opening made in epoch E is on the live line if E is, and no newer epoch of the line left records of its
 //!     parent behind at this site: those may be in the caches of who has the file open.
 
-use crate::base::{BaseFile, Holes, Overlaid, all_data, next_data, next_hole, unallocated_about};
+use crate::base::{
+    BaseFile, Holes, Overlaid, all_data, next_data, next_hole, unallocated, unallocated_about,
+};
 use crate::group::Group;
 use crate::group::group::Reply;
 use crate::group::queue::Op;
@@ -15,11 +17,11 @@ use crate::index::{Content, Extent, Path, Source};
 use crate::vocab::{DiskOrdinal, EpochId, GRANULE, LogId, Pos, Result};
 use std::sync::Arc;
 
-/// Ranges of a journal that one `stat` of a live file looks at; about 10 ms.
-const STAT_RANGES_MAX: usize = 10_000;
+/// Pieces of the index that one `stat` of a live file looks at; about 10 ms.
+const STAT_PIECES_MAX: usize = 10_000;
 /// Likewise of a past moment, whose index is rarely in memory: each 250 ranges of a busy disk are up to 20 pages that are
 /// read one by one, and the first byte of a moment waits for them.
-pub(crate) const PAST_RANGES_MAX: usize = 1_000;
+pub(crate) const PAST_PIECES_MAX: usize = 1_000;
 
 /// A base, or none yet: all hole.
 pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);
@@ -63,19 +65,21 @@ impl Group {
 
     /// Bytes that a live file of `size` bytes takes: the base's, and journaled granules that are holes in it.
     pub fn allocated(&self, disk: DiskOrdinal, size: u64) -> Result<u64> {
-        self.at_head(disk, |path, base| self.allocated_in(path, base, disk, (size, STAT_RANGES_MAX)))
+        self.at_head(disk, |path, base| self.allocated_in(path, base, disk, (size, STAT_PIECES_MAX)))
     }
 
-    /// Bytes that a file of `size` bytes takes on a path, by so many ranges of the journal at most.
+    /// Bytes that a file of `size` bytes takes on a path; about, where more pieces of the index than `pieces` would have to
+    /// be looked at.
     pub(crate) fn allocated_in(
         &self,
         path: &Path,
         base: Option<Arc<BaseFile>>,
         disk: DiskOrdinal,
-        (size, ranges): (u64, usize),
+        (size, pieces): (u64, usize),
     ) -> Result<u64> {
-        let journaled = self.index.scan(path, disk, 0, size)?.filter_map(overlaid);
-        let more = unallocated_about(journaled, &Below(base.clone()), size, ranges)?;
+        let mut scan = self.index.scan_some(path, disk, (0, size), pieces)?;
+        let seen = unallocated(scan.by_ref().filter_map(overlaid), &Below(base.clone()))?;
+        let more = scan.broke_off().map_or(seen, |looked| unallocated_about(seen, looked, size));
         Ok(more + base.map_or(Ok(0), |base| base.allocated())?)
     }
 

@@ -1,6 +1,6 @@
 //! Past moments as a filesystem shows them: holes and room.
 
-use crate::group::content::PAST_RANGES_MAX;
+use crate::group::content::PAST_PIECES_MAX;
 use crate::group::{Group, MomentView};
 use crate::vocab::{DiskOrdinal, Result};
 
@@ -39,6 +39,6 @@ impl Group {
 
     /// Bytes that a file of a past moment takes.
     pub fn allocated_of(&self, view: &MomentView, disk: DiskOrdinal, size: u64) -> Result<u64> {
-        self.at_moment(view, disk, |path, base| self.allocated_in(path, base, disk, (size, PAST_RANGES_MAX)))
+        self.at_moment(view, disk, |path, base| self.allocated_in(path, base, disk, (size, PAST_PIECES_MAX)))
     }
 }

@@ -69,9 +69,13 @@ impl Chains {
         Self { cursor, seen, level, disk, end }
     }
 
-    /// The next one, with the number of its interval.
-    pub(super) fn next(&mut self, pages: &dyn Pages) -> Result<Option<(u32, Piece)>> {
+    /// The next one, with the number of its interval; none where `left`, which each chain takes one of, is used up.
+    pub(super) fn next(&mut self, pages: &dyn Pages, left: &mut usize) -> Result<Option<(u32, Piece)>> {
         loop {
+            if *left == 0 {
+                return Ok(None);
+            }
+            *left -= 1;
             let Some(first) = self.cursor.next(pages)? else { return Ok(None) };
             if first.disk != self.disk || first.start >= self.end {
                 self.cursor.put_back(first);

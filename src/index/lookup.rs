@@ -152,7 +152,8 @@ impl Index {
             let key = PieceKey { level, disk, start, len: 0, newness: Reverse(Pos(u64::MAX)) };
             let cursor = RunCursor::seek(run, &key, self)?;
             let mut chains = Chains::new(cursor, seen.clone(), level, disk, from + MIB);
-            while let Some((number, piece)) = chains.next(self)? {
+            let mut left = usize::MAX;
+            while let Some((number, piece)) = chains.next(self, &mut left)? {
                 canvas.paint(number, &piece);
             }
         }

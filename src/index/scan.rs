@@ -4,6 +4,8 @@
 //!     shows. A piece that lies wholly under the one that shows is forgotten at once.
 //! N2. A scan sees the runs and open maps of the moment when it began; what is inserted or merged later doesn't
 //!     change it. On a path that ends at a durable moment that makes no difference.
+//! N3. Who must answer at once says how many pieces are looked at, those included that the path doesn't see: a path of
+//!     an old moment sees few of many. The scan then ends there and says how far it came.
 
 use crate::format::index_page::{Content, Piece, PieceKey, cell_shift};
 use crate::index::chains::{Chains, Seen};
@@ -29,6 +31,8 @@ pub struct Scan<'a> {
     /// What covers the place, by rank.
     active: BTreeMap<(u32, Pos, u64), Piece>,
     pending: Option<Extent>,
+    /// N3.
+    left: usize,
     failed: bool,
 }
 
@@ -44,10 +48,13 @@ enum Pieces {
 }
 
 impl Stream {
-    fn advance(&mut self, index: &Index) -> Result<()> {
+    fn advance(&mut self, index: &Index, left: &mut usize) -> Result<()> {
         self.head = match &mut self.pieces {
-            Pieces::Run(chains) => chains.next(index)?,
-            Pieces::Memory(list) => list.pop(),
+            Pieces::Run(chains) => chains.next(index, left)?,
+            Pieces::Memory(list) => {
+                *left = left.saturating_sub(1);
+                list.pop()
+            }
         };
         Ok(())
     }
@@ -57,6 +64,17 @@ impl Index {
     /// The extents of `[from, to)` of a disk that have a version on the path above its cut, in order, adjacent
     /// ones of one version or of zeros joined. Ends after the first error.
     pub fn scan(&self, path: &Path, disk: DiskOrdinal, from: u64, to: u64) -> Result<Scan<'_>> {
+        self.scan_some(path, disk, (from, to), usize::MAX)
+    }
+
+    /// As [`Index::scan`], but looks at no more than `pieces` pieces (N3).
+    pub fn scan_some(
+        &self,
+        path: &Path,
+        disk: DiskOrdinal,
+        (from, to): (u64, u64),
+        pieces: usize,
+    ) -> Result<Scan<'_>> {
         let (mut memory_pieces, mut runs) = (Vec::new(), Vec::new());
         {
             let memory = self.memory.lock();
@@ -97,6 +115,7 @@ impl Index {
             starts: BinaryHeap::new(),
             active: BTreeMap::new(),
             pending: None,
+            left: pieces,
             failed: false,
         };
         for number in 0..scan.streams.len() {
@@ -107,9 +126,14 @@ impl Index {
 }
 
 impl Scan<'_> {
+    /// N3: where the scan ended before its range did; `None` if it saw all of it, or hasn't ended.
+    pub fn broke_off(&self) -> Option<u64> {
+        (self.left == 0).then_some(self.at)
+    }
+
     fn refill(&mut self, number: usize) -> Result<()> {
         let stream = &mut self.streams[number];
-        stream.advance(self.index)?;
+        stream.advance(self.index, &mut self.left)?;
         if let Some((_, piece)) = &stream.head {
             self.starts.push(Reverse((piece.start, number)));
         }
@@ -148,7 +172,7 @@ impl Scan<'_> {
     /// The next stretch that shows one version.
     fn step(&mut self) -> Result<Option<Extent>> {
         loop {
-            if self.at >= self.end {
+            if self.at >= self.end || self.left == 0 {
                 return Ok(None);
             }
             while let Some((number, piece)) = self.take(self.at)? {

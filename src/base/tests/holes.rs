@@ -1,7 +1,9 @@
 //! Seeking, debt and `st_blocks` against bitmaps.
 
 use super::*;
-use crate::base::{DEBT_GRANULE, Debt, Finished, Holes, next_data, next_hole, unallocated};
+use crate::base::{
+    DEBT_GRANULE, Debt, Finished, Holes, next_data, next_hole, unallocated, unallocated_about,
+};
 use crate::seam::SimDevice;
 use crate::vocab::{GRANULE, Kind};
 
@@ -162,4 +164,15 @@ fn blocks_are_those_that_the_base_will_have() {
         let Finished::Durable(_) = round.finish().unwrap() else { panic!("not durable") };
         assert_eq!(base.allocated().unwrap(), expected, "seed {seed}");
     }
+}
+
+/// To archivers a file without blocks has no data.
+#[test]
+fn an_estimate_is_never_nothing_and_never_more_than_the_file() {
+    assert_eq!(unallocated_about(0, 0, 1 << 40), GRANULE);
+    assert_eq!(unallocated_about(0, 1 << 30, 1 << 40), GRANULE);
+    assert_eq!(unallocated_about(1 << 20, 1 << 30, 1 << 40), 1 << 30);
+    assert_eq!(unallocated_about(1 << 30, 1 << 30, 1 << 40), 1 << 40);
+    assert_eq!(unallocated_about(8192, 4096, 1 << 20), 1 << 20);
+    assert_eq!(unallocated_about(4096, 0, 100), 4096);
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::Finished;
+use crate::base::round::SYNC_BYTES;
 use crate::journal::LEFT_OUT;
 use crate::seam::{Class, DirStorage, Fault, SimDevice, SimStorage};
 use crate::vocab::Kind;
@@ -57,6 +58,33 @@ fn neighbours_become_large_writes() {
     assert_eq!(written.writes, 3 + 2 + 1, "cut at each MiB");
     assert_eq!(s.operations() - before, 7, "and one sync");
     assert_eq!(image(&base)[515 * 4096 - 1..515 * 4096 + 1], [1, 0]);
+}
+
+/// R6, and R2 for a sync on the way: those after it don't make up for it.
+#[test]
+fn a_long_round_syncs_on_its_way() {
+    let s = SimDevice::new(1).storage("");
+    let len = 2 * SYNC_BYTES + MIB;
+    let base = durable_base(&s, len, &[]);
+    let whole = |round: &mut Round<'_>, value| {
+        (0..len / MIB).for_each(|n| round.data(n * MIB, &vec![value; MIB as usize]).unwrap());
+    };
+    let before = s.operations();
+    let mut round = base.round(len).unwrap();
+    whole(&mut round, 1);
+    assert!(finish(round));
+    assert_eq!(s.operations() - before, len / MIB + 3, "two syncs on the way, one at the end");
+    s.inject(Fault::of(Class::Sync).nth(2));
+    let mut round = base.round(len).unwrap();
+    whole(&mut round, 2);
+    let Finished::WriteAgain(error) = round.finish().unwrap() else { panic!("a step was lost") };
+    assert_eq!((error.errno(), base.must_write_again()), (5, true));
+    let mut round = base.round(len).unwrap();
+    whole(&mut round, 2);
+    assert!(finish(round));
+    s.power_loss();
+    s.power_on();
+    assert!(image(&BaseFile::open(&s, &path()).unwrap()).iter().all(|byte| *byte == 2));
 }
 
 #[test]

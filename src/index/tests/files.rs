@@ -281,6 +281,40 @@ fn a_long_chain_is_not_walked() {
     }
 }
 
+/// N3 of `scan`: also where the path sees nothing of what is looked at.
+#[test]
+fn a_scan_that_must_answer_at_once_breaks_off() {
+    let storage = SimDevice::new(1).storage("s");
+    let (index, _) = open(&storage).unwrap();
+    let entry = |n: u64| Entry {
+        disk: DISK,
+        offset: 8192 * n,
+        len: 4096,
+        pos: Pos(n + 1),
+        content: Content::Data,
+        crc: 0,
+    };
+    let entries: Vec<Entry> = (0..60_000).map(entry).collect();
+    index.rebuild(LOG, &[meta(0)], &[], &entries).unwrap();
+    let (index, _) = open(&storage).unwrap();
+    let all = |moment: u64, pieces: usize| {
+        let mut scan = index.scan_some(&whole(moment), DISK, (0, u64::MAX), pieces).unwrap();
+        let got: Vec<u64> = scan.by_ref().map(|extent| extent.unwrap().offset).collect();
+        (got, scan.broke_off())
+    };
+    let (few, end) = all(u64::MAX, 500);
+    assert!((490..=500).contains(&few.len()), "{}", few.len());
+    assert_eq!(few, (0..few.len() as u64).map(|n| 8192 * n).collect::<Vec<_>>());
+    assert!(end.is_some_and(|end| end >= 8192 * (few.len() as u64 - 1) && end < 8192 * 501), "{end:?}");
+    // The first record of all is at the begin of the disk: what an old moment doesn't see isn't walked through.
+    let before = index.stats().cache_bytes;
+    let (few, end) = all(2, 500);
+    assert_eq!((few, end.is_some()), (vec![0], true));
+    assert!(index.stats().cache_bytes - before < 100 * 4096);
+    assert_eq!(all(u64::MAX, 100_000).1, None);
+    assert_eq!(all(u64::MAX, 100_000).0.len(), 60_000);
+}
+
 #[test]
 fn batches_by_seq_and_by_time() {
     let storage = SimDevice::new(1).storage("s");
