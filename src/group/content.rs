@@ -19,9 +19,9 @@ use std::sync::Arc;
 
 /// Pieces of the index that one `stat` of a live file looks at; about 10 ms.
 const STAT_PIECES_MAX: usize = 10_000;
-/// Likewise of a past moment, whose index is rarely in memory: each 250 ranges of a busy disk are up to 20 pages that are
-/// read one by one, and the first byte of a moment waits for them.
-pub(crate) const PAST_PIECES_MAX: usize = 1_000;
+/// Likewise of a past moment, whose index is rarely in memory: 250 ranges of a busy disk are up to 20 pages that are read
+/// one by one, and as many places of the base's own table; the first byte of a moment waits for them.
+pub(crate) const PAST_PIECES_MAX: usize = 250;
 
 /// A base, or none yet: all hole.
 pub(crate) struct Below(pub(crate) Option<Arc<BaseFile>>);

@@ -391,18 +391,21 @@ fn read_chunk(
     group: GroupId,
 ) -> Result<(Chunk, Vec<Error>, Option<Error>)> {
     let file = storage.open(path, Access::ReadOnly)?;
-    let len = file.len()?;
+    // At once: a record is ten pages behind the one before, and a read for each header would wait for the device each time.
+    let mut bytes = vec![0; file.len()? as usize];
+    let got = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(got);
     let mut chunk = Chunk { number, bytes: 0, records: Vec::new() };
     let mut damage = Vec::new();
-    while chunk.bytes < len {
-        match read_header(&*file, chunk.bytes, len, group)? {
+    while chunk.bytes < bytes.len() as u64 {
+        match read_header(&bytes, chunk.bytes, group) {
             Ok((header, end)) => {
                 chunk.records.push((chunk.bytes, header));
                 chunk.bytes = end;
             }
             Err(what) => {
                 let error = Error::new(Kind::Damaged, what).at(storage.shown(path)).offset(chunk.bytes);
-                match next_header(&*file, chunk.bytes + 1, len, group)? {
+                match next_header(&bytes, chunk.bytes + 1, group) {
                     Some(next) => {
                         damage.push(error);
                         chunk.bytes = next;
@@ -415,47 +418,34 @@ fn read_chunk(
     Ok((chunk, damage, None))
 }
 
-/// The header of the record at this place and where the record ends, or what is wrong with it.
+/// The header of the record at this place of a file and where the record ends, or what is wrong with it.
 fn read_header(
-    file: &dyn File,
+    file: &[u8],
     at: u64,
-    len: u64,
     group: GroupId,
-) -> Result<std::result::Result<(RangeHeader, u64), &'static str>> {
-    let mut head = [0; RANGE_HEADER_BYTES];
-    let got = file.read_at(&mut head, at)?;
-    let header = match RangeHeader::decode(&head[..got]) {
-        Ok(header) => header,
-        Err(what) => return Ok(Err(what)),
-    };
-    let end = at + RANGE_HEADER_BYTES as u64 + u64::from(header.body_len);
+) -> std::result::Result<(RangeHeader, u64), &'static str> {
+    let rest = file.get(at as usize..).unwrap_or_default();
+    let header = RangeHeader::decode(&rest[..rest.len().min(RANGE_HEADER_BYTES)])?;
+    let length = RANGE_HEADER_BYTES + header.body_len as usize;
     if header.group != group {
-        return Ok(Err("a record of another group's range log"));
+        return Err("a record of another group's range log");
     }
-    if end > len {
-        return Ok(Err("the range log ends within a record"));
+    if length > rest.len() {
+        return Err("the range log ends within a record");
     }
-    if end == len {
-        // The last body may be torn; the others are checked when they are read.
-        let mut body = vec![0; header.body_len as usize];
-        let got = file.read_at(&mut body, at + RANGE_HEADER_BYTES as u64)?;
-        if crc_of(&[&body[..got]]) != header.body_crc {
-            return Ok(Err("the last record of the range log doesn't fit its checksum"));
-        }
+    // The last body may be torn; the others are checked when they are read.
+    if length == rest.len() && crc_of(&[&rest[RANGE_HEADER_BYTES..]]) != header.body_crc {
+        return Err("the last record of the range log doesn't fit its checksum");
     }
-    Ok(Ok((header, end)))
+    Ok((header, at + length as u64))
 }
 
 /// The first place from `at` on where a whole record begins.
-fn next_header(file: &dyn File, at: u64, len: u64, group: GroupId) -> Result<Option<u64>> {
-    let mut rest = vec![0; len.saturating_sub(at) as usize];
-    let got = file.read_at(&mut rest, at)?;
-    for (skip, window) in rest[..got].windows(RANGE_HEADER_BYTES).enumerate() {
-        if RangeHeader::decode(window).is_ok() && read_header(file, at + skip as u64, len, group)?.is_ok() {
-            return Ok(Some(at + skip as u64));
-        }
-    }
-    Ok(None)
+fn next_header(file: &[u8], at: u64, group: GroupId) -> Option<u64> {
+    let rest = file.get(at as usize..).unwrap_or_default();
+    (0..rest.len().saturating_sub(RANGE_HEADER_BYTES - 1))
+        .map(|skip| at + skip as u64)
+        .find(|at| read_header(file, *at, group).is_ok())
 }
 
 #[cfg(test)]

@@ -321,8 +321,14 @@ impl Scan<'_> {
         Ok(true)
     }
 
-    /// Blocks behind the stop may tell what was durable when they were written. Their link can't be checked.
+    /// Blocks behind the stop may tell what was durable when they were written. Their link can't be checked. A segment
+    /// that was sealed there has none: nothing was appended behind its seal.
     fn look_behind(&mut self, segment: &Segment, from: Pos) -> Result<()> {
+        let mut seal = vec![0; BLOCK as usize];
+        segment.read_medium(Pos(segment.fixed.start.0 + BLOCK), &mut seal)?;
+        if SegmentSeal::decode(&seal, segment.fixed.life).is_some_and(|seal| seal.end == from) {
+            return Ok(());
+        }
         let end = segment.fixed.start.0 + segment.fixed.bytes;
         let mut window = Window::new(segment);
         let mut block = vec![0; BLOCK as usize];
