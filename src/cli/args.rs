@@ -225,7 +225,8 @@ pub enum Command {
         /// The disk's file name. Without it: that of the image.
         #[arg(long)]
         disk: Option<String>,
-        /// `rename`, `reflink` or `copy`.
+        /// `rename` (it is moved into the store), `reflink` (blocks are shared) or `copy`. Without it: a reflink where that
+        /// is possible, else a copy.
         #[arg(long)]
         how: Option<String>,
         #[command(flatten)]

@@ -2,6 +2,7 @@
 //!
 //! Locks, in the order in which they may be taken:
 //!
+//! 0. `import`: one import of an image at a time, and none while the group is reopened.
 //! 1. `rounds`: one round, publication of a copy, reopening or closing at a time. Held while bases are written.
 //! 2. `work`: one of checkpoint, begin or end of a round, fork or step of an operation at a time. Held over file I/O, but
 //!    never while a base is written: a failover doesn't wait for that.
@@ -119,6 +120,9 @@ pub struct Group {
     pub(crate) ranges: RangeLog,
     /// Staging logs on the path; a leaf among the locks.
     pub(crate) staged: RwLock<BTreeMap<LogId, StagedLog>>,
+    pub(crate) import: Mutex<()>,
+    /// I3 of `take_in`: the file whose base is coming, 0 for none.
+    pub(crate) importing: AtomicU32,
     pub(crate) rounds: Mutex<()>,
     pub(crate) work: Mutex<()>,
     pub(crate) core: Mutex<Core>,

@@ -99,6 +99,7 @@ impl Group {
             return Err(Error::new(Kind::Busy, "the group goes on: nothing is to be opened anew"));
         }
         self.freeze(Gate::Stopped);
+        let _import = self.import.lock();
         let _rounds = self.rounds.lock();
         let _work = self.work.lock();
         // Lines that were being written are in the file before it is read, and none comes after (W3).

@@ -34,6 +34,7 @@ mod ship;
 mod space;
 mod spans;
 mod staging;
+mod take_in;
 mod upkeep;
 mod write;
 mod written;
@@ -50,6 +51,7 @@ pub use queue::{Gate, Op};
 pub use read::MomentView;
 pub use round::RoundDone;
 pub use spans::Spans;
+pub use take_in::ImportEnd;
 pub use upkeep::{Care, Upkeep};
 
 /// Whether a test runs without this rule, to show that it is caught. Never outside tests.

@@ -26,6 +26,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const CHECKPOINT: &str = "checkpoint";
 const HISTORY: &str = "history";
@@ -180,6 +181,8 @@ impl Group {
         let saved = marks::read(&*parts.store, &dir, &mut report.notes);
         let group = Self::assemble(parts, id, Assembly { log, index, ranges, staged, core, names, gate });
         group.resume_chain(saved);
+        let coming = group.left_import_disk()?.map_or(0, |disk| disk.0);
+        group.importing.store(coming, Ordering::Release);
         if report.damage.is_none() {
             group.settle_copies()?;
             let mut core = group.core.lock();
@@ -245,6 +248,8 @@ impl Group {
             id,
             dir: GroupParts::dir(id),
             parts,
+            import: Mutex::new(()),
+            importing: Default::default(),
             rounds: Mutex::new(()),
             work: Mutex::new(()),
             queue: Mutex::new(Queue {

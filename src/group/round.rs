@@ -18,6 +18,8 @@
 //! O7. A base stands at a place of the live path, by the name that this place has on every path that goes there.
 //!     Behind a jump where nothing came yet the log's end is another name of the jump's: a base by that name would
 //!     lie on no other path, and nothing could go on from the moment that the jump led to.
+//! O8. The chain keeps up with writers while bases are written: who asks for a value at the head, `protect` or a session
+//!     that begins, has to hash all that the chain lacks.
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
@@ -29,6 +31,9 @@ use crate::group::space::Moved;
 use crate::index::{Interval, Path, Source};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+
+/// O8: so many bytes of a base between two looks at the chain.
+const CHAIN_EVERY: u64 = 16 << 20;
 
 /// What a round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +152,7 @@ impl Group {
         let moved: Vec<_> = core
             .bases
             .iter()
+            .filter(|(d, _)| !self.is_coming(**d))
             .filter_map(|(d, p)| p.base.filter(|b| *b != target && below(*b)).map(|b| (*d, b)))
             .collect();
         if !moved.is_empty() && !left_out("floor before base") {
@@ -238,7 +244,7 @@ impl Group {
             self.log.read_ahead(interval.from, interval.to)?;
         }
         let mut round = if again { base.repeat(size)? } else { base.round(size)? };
-        let mut buf = Vec::new();
+        let (mut buf, mut looked) = (Vec::new(), done.bytes);
         for extent in self.index.scan(between, disk, 0, size)? {
             let extent = extent?;
             let len = extent.len.min(size - extent.offset);
@@ -256,6 +262,11 @@ impl Group {
                     done.bytes += len;
                     Counters::add(&self.counters.base_bytes, len);
                 }
+            }
+            if done.bytes - looked >= CHAIN_EVERY {
+                looked = done.bytes;
+                // Of no use to the round: what fails here the next checkpoint meets and says.
+                let _ = self.follow_chain(self.log.durable());
             }
         }
         Ok(match round.finish()? {

@@ -10,7 +10,7 @@
 //! N4. The fork of a branch, or of a failover that isn't committed, stays.
 //! N5. A moment that is open stays (`held`).
 
-use crate::group::{Backlog, Gate, Group, RoundDone, left_out};
+use crate::group::{Backlog, Gate, Group, ImportEnd, RoundDone, left_out};
 use crate::index::{Entry, Interval, MergeProgress};
 use crate::vocab::{Kind, LogId, LogPlace, Moment, Pos, Result};
 
@@ -91,6 +91,9 @@ impl Group {
         if self.gate() == Gate::Stopped {
             return Ok(false);
         }
+        if self.imports() {
+            self.end_left_import()?;
+        }
         let end = self.log.end();
         if end != state.seen {
             state.seen = end;
@@ -135,6 +138,17 @@ impl Group {
         let merging = matches!(self.index.merge_step(MERGE_PIECES, &keep)?, MergeProgress::Working);
         self.index.tidy();
         Ok(merging)
+    }
+
+    fn end_left_import(&self) -> Result<()> {
+        match self.settle_import()? {
+            Some(ImportEnd::Named(path)) => tracing::info!(path, "an import that was interrupted has ended"),
+            Some(ImportEnd::Withdrawn(path)) => {
+                tracing::warn!(path, "an import was interrupted before its image came; it is where it was");
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     /// Runs of ended segments, so that memory holds few of them.

@@ -14,6 +14,7 @@ mod room;
 mod sim;
 mod sim_clock;
 mod storage;
+mod take_in;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -27,5 +28,6 @@ pub use real::DirStorage;
 pub use room::{RESERVE_BYTES, Reserved, Room, Rooms, reserve_path};
 pub use sim::{Class, Fault, SimDevice, SimStorage, is_killed, is_power_loss};
 pub use sim_clock::{SimClock, SimEntropy};
-pub use storage::{Access, Durability, File, Space, Storage};
+pub use storage::{Access, Durability, File, Space, Storage, TakeIn};
+pub use take_in::check_unused;
 pub use watch::watch_durable;

@@ -8,7 +8,7 @@
 
 use crate::seam::real_file::DirFile;
 use crate::seam::watch;
-use crate::seam::{Access, File, Space, Storage};
+use crate::seam::{Access, File, Space, Storage, TakeIn};
 use crate::vocab::{Error, Kind, Result};
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags};
 use rustix::io::Errno;
@@ -46,7 +46,7 @@ impl DirStorage {
         &self.root
     }
 
-    fn at(&self, path: &Path) -> PathBuf {
+    pub(super) fn at(&self, path: &Path) -> PathBuf {
         if path.as_os_str().is_empty() { self.shown.clone() } else { self.shown.join(path) }
     }
 
@@ -162,6 +162,13 @@ impl Storage for DirStorage {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
             Err(errno) => Err(self.fail(errno, "can't look up", path)),
+        }
+    }
+
+    fn take_in(&self, outside: &Path, to: &Path, how: TakeIn) -> Result<()> {
+        match how {
+            TakeIn::Rename => self.move_in(outside, self.name(to)?),
+            TakeIn::Reflink => self.clone_in(outside, to),
         }
     }
 

@@ -13,7 +13,7 @@
 //! M4. What a step that must not fail takes beyond what is spare comes out of the reserve at once, not out of what is
 //!     claimed: those who claimed it would get no more than half of the reserve for it.
 
-use crate::seam::{Access, Durability, File, Space, Storage};
+use crate::seam::{Access, Durability, File, Space, Storage, TakeIn};
 use crate::vocab::{Error, Kind, Result};
 use parking_lot::Mutex;
 use std::io::IoSlice;
@@ -341,6 +341,10 @@ impl Storage for Reserved {
 
     fn exists(&self, path: &Path) -> Result<bool> {
         self.below.exists(path)
+    }
+
+    fn take_in(&self, outside: &Path, to: &Path, how: TakeIn) -> Result<()> {
+        again(&self.room, 0, || self.below.take_in(outside, to, how))
     }
 
     fn space(&self) -> Result<Space> {

@@ -11,7 +11,7 @@
 //!     atomic. The content of a file needs its own sync before.
 //! S6. After a failed sync nothing is known of the writes before it, whatever a later sync says.
 
-use crate::vocab::Result;
+use crate::vocab::{Error, Kind, Result};
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,6 +37,15 @@ pub enum Durability {
     Plain,
     /// Durable when it returns (RWF_DSYNC).
     Durable,
+}
+
+/// How a file from outside of a tree comes into it without a copy of its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TakeIn {
+    /// It is moved: it has no other name afterwards.
+    Rename,
+    /// Both share their blocks until one of them is written to (FICLONE: XFS, btrfs).
+    Reflink,
 }
 
 /// Room on the filesystem, in bytes.
@@ -70,6 +79,15 @@ pub trait Storage: Send + Sync {
     fn sync_dir(&self, path: &Path) -> Result<()>;
     /// Whether something has this name.
     fn exists(&self, path: &Path) -> Result<bool>;
+    /// Takes a file in that lies outside of the tree, on the same filesystem: content and length as they are, durable
+    /// before the name is. `outside`: an absolute path.
+    ///
+    /// # Errors
+    /// `Unsupported` if no file comes in that way, `Busy` if somebody has it open, `Refused` if it has other names or
+    /// another owner: it is where it was, and nothing has the new name.
+    fn take_in(&self, outside: &Path, _to: &Path, _how: TakeIn) -> Result<()> {
+        Err(Error::new(Kind::Unsupported, "no file can be taken in here").at(outside))
+    }
     /// Room on the filesystem of this tree.
     fn space(&self) -> Result<Space>;
     /// A path as a person would type it, for messages.

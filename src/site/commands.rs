@@ -6,6 +6,7 @@
 //! 4. Who typed what, and what came of it, is in `events`, durable before an acceptance is told.
 
 mod ground;
+mod image;
 mod import;
 mod scrub;
 mod situation;

@@ -75,7 +75,7 @@ fn every_verb_is_there_and_does_what_allowed_says() {
     for (verb, line, name) in [
         ("pair", "accept nonsense", "token-malformed"),
         ("forget", "site=london", "peer-not-registered"),
-        ("import", "path=/x vm=y how=rename", "not-supported-yet"),
+        ("import", "path=/x vm=y how=rename", "not-found"),
         ("export-config", "path=/x", "not-supported-yet"),
     ] {
         let told = tell(&mount.path(&format!("site/control/{verb}")), line);

@@ -1,5 +1,6 @@
 //! The controls of a mount, by its files and by `standbyctl`, as people and scripts use them.
 
+mod import;
 mod lines;
 mod patterns;
 mod sites;

@@ -24,6 +24,7 @@ mod site;
 mod sites;
 pub(crate) mod space;
 mod spans;
+mod take_in;
 mod threads;
 mod written;
 

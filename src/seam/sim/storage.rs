@@ -3,10 +3,10 @@
 use super::SimDevice;
 use super::content::{Change, Content, SECTOR};
 use super::faults::Class;
-use super::names::NodeId;
+use super::names::{NodeId, ROOT};
 use super::state::{Caller, Fate, State, failed};
 use crate::seam::aligned::{check_buffer, check_buffers};
-use crate::seam::{Access, Durability, File, Space, Storage};
+use crate::seam::{Access, Durability, File, Space, Storage, TakeIn};
 use crate::vocab::{Error, Kind, Result};
 use parking_lot::MutexGuard;
 use std::borrow::Cow;
@@ -173,6 +173,27 @@ impl Storage for SimStorage {
     fn exists(&self, path: &Path) -> Result<bool> {
         self.call(Class::Read, path, "can't look up", |state| {
             Ok(state.names.find(self.root, path)?.is_some())
+        })
+    }
+
+    /// `outside`: from the device's own root.
+    fn take_in(&self, outside: &Path, to: &Path, how: TakeIn) -> Result<()> {
+        if how == TakeIn::Reflink {
+            return Err(Error::new(Kind::Unsupported, "blocks can't be shared here").at(outside));
+        }
+        let from = outside.strip_prefix("/").unwrap_or(outside).to_owned();
+        let whole = Path::new(&self.prefix).join(to);
+        self.call(Class::Rename, to, "can't take in", |state| {
+            if state.names.find(ROOT, &whole)?.is_some() {
+                return Err(libc::EEXIST);
+            }
+            // What was written to it by the time is durable.
+            if let Some(inode) = state.names.find(ROOT, &from)?.and_then(|id| state.names.inode_mut(id)) {
+                inode.sync();
+            }
+            state.names.rename(ROOT, &from, &whole)?;
+            state.used = state.names.used();
+            Ok(())
         })
     }
 

@@ -5,17 +5,18 @@
 //!     the new one; after the command was accepted, in the new one.
 //! C3. An operation's token is made from its job, so that a job knows its lines again after a crash.
 
-use crate::group::{Gate, Group, left_out};
+use crate::group::{Change, Gate, Group, NamedFile, left_out};
 use crate::history::{CommitPoints, Event, Operation, RowKind};
 use crate::protection::control::{Action, DropWhat, MomentRef, PointsAtCommit, parse};
 use crate::protection::job::{JobKind, JobState};
 use crate::protection::policy::Policy;
 use crate::protection::{PointKind, Refusal, Refused, State, Verb};
 use crate::site::catalog::Catalog;
+use crate::site::commands::import::importing;
 use crate::site::facts::{Known, LeftOver, left_over};
 use crate::site::jobs::Jobs;
 use crate::site::points;
-use crate::vocab::{EpochId, Error, GroupId, Kind, Moment, Result, StoreId, Token};
+use crate::vocab::{DiskOrdinal, EpochId, Error, GroupId, Kind, Moment, Result, StoreId, Token};
 use std::sync::Arc;
 
 /// Everything that a command on a group needs.
@@ -120,12 +121,38 @@ impl Ground<'_> {
             Some(_) => self.end(id, "done; a restart came in between")?,
             // It decides nothing: it is done again.
             None if job.kind == JobKind::Scrub => return Ok(Some(Rest::Scrub(self.scrubbed(&job.command)?))),
+            None if job.kind == JobKind::Import && self.imported(&job.command)? => {
+                self.end(id, "taken in; a restart came in between")?;
+            }
             None => self.jobs.update(id, |job, now| {
-                let why = "a restart interrupted it before it was decided; nothing was changed";
+                let why = match job.kind {
+                    JobKind::Import => "a restart interrupted it; the image is where it was",
+                    _ => "a restart interrupted it before it was decided; nothing was changed",
+                };
                 job.finish(JobState::Failed, why, None, now);
             })?,
         }
         Ok(None)
+    }
+
+    /// Whether the disk of an import's line is there, after what was left of it has ended. What a copy has left goes.
+    fn imported(&self, line: &str) -> Result<bool> {
+        self.group.settle_import()?;
+        let Ok(command) = parse(Verb::Import, line.as_bytes()) else { return Ok(false) };
+        let Action::Import { path, disk, .. } = &command.action else { return Ok(false) };
+        let name = std::path::Path::new(path).file_name().and_then(|name| name.to_str());
+        let Some(disk) = disk.as_deref().or(name) else { return Ok(false) };
+        let found = |wanted: &str| {
+            let is = |(_, file): &(&DiskOrdinal, &NamedFile)| file.path == wanted;
+            self.group.names_now(|names| names.files.iter().find(is).map(|(disk, _)| *disk))
+        };
+        if found(disk).is_some() {
+            return Ok(true);
+        }
+        if let Some(left) = found(&importing(disk)) {
+            self.group.change(&Change::Remove(left))?;
+        }
+        Ok(false)
     }
 
     /// The moment of a scrub's line, as far as it is still held; else the newest.

@@ -3,4 +3,5 @@
 mod branches;
 mod copies;
 mod crash;
+mod import;
 mod site;
