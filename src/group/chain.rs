@@ -7,13 +7,19 @@
 //! C6. A value of any moment is recomputed from the begin of its segment.
 //! C7. The chain comes to the place that it was asked for, or that is damage. Places tell, not seqs: where a decision
 //!     was taken back the newest record lies on a branch, and its seq says nothing of the head's.
+//! C10. Where the chain stands right before what is appended here, it takes that from memory: else each record is read back
+//!     for it, and who asks for a value behind a flood of writes, `protect` or a session that begins, waits for that. A
+//!     writer doesn't wait for the chain: where somebody is at it, or it is far behind, checkpoints and rounds bring it
+//!     near. What a target receives it always reads back: it attests what its log has.
+//! C11. So the chain may stand beyond what is durable, and under writers that never pause always does. What is shipped is
+//!     bounded by the durable place, so its moment is remembered.
 
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
 use crate::group::group::ChainState;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
-use crate::journal::{BatchView, SegmentInfo};
-use crate::vocab::{Error, Kind, Moment, Pos, RecordKind, Result, Seq};
+use crate::journal::{AppendedBatch, BatchView, NewRecord, SegmentInfo};
+use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, RecordKind, Result, Seq};
 
 /// A place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +28,40 @@ pub(crate) struct At {
     pub(crate) value: ChainValue,
 }
 
+/// C10: what a writer reads back for the chain at most, bytes: what was appended while somebody was at it.
+const CATCH_UP_BYTES: u64 = 4 << 20;
+/// C11: moments beyond the durable place that are remembered. More batches than a second of small writes has.
+const AHEAD_MAX: usize = 1 << 16;
+
+impl ChainState {
+    /// Notes the end of a batch; `false`: there are too many, and the chain shall wait.
+    fn note_ahead(&mut self, end: Pos, durable: Pos) -> bool {
+        while self.ahead.get(1).is_some_and(|(place, _)| *place <= durable) {
+            self.ahead.pop_front();
+        }
+        let has_room = self.ahead.len() < AHEAD_MAX;
+        if has_room && end > durable {
+            self.ahead.push_back((end, self.moment));
+        }
+        has_room
+    }
+}
+
 impl Group {
+    /// C11: the newest moment whose records all lie before this durable place; `None` if that isn't known.
+    pub(crate) fn moment_before(&self, durable: Pos) -> Result<Option<Moment>> {
+        {
+            let mut chain = self.chain.lock();
+            if chain.place > durable {
+                chain.note_ahead(Pos(0), durable);
+                let known = chain.ahead.front().filter(|(place, _)| *place <= durable);
+                return Ok(known.map(|(_, moment)| *moment));
+            }
+        }
+        let at = self.follow_chain(durable)?;
+        Ok((self.chain.lock().place <= durable).then_some(at.moment))
+    }
+
     /// Lets the chain follow the log up to `to`. Returns where it stands: there, or behind it if somebody asked for more
     /// before.
     pub(crate) fn follow_chain(&self, to: Pos) -> Result<At> {
@@ -47,6 +86,7 @@ impl Group {
             })?;
             chain.place = batch.end();
             (chain.moment, chain.value) = (at.moment, at.value);
+            chain.note_ahead(batch.end(), self.log.durable());
         }
         let end = self.log.batch_end(to);
         if chain.place < end {
@@ -59,6 +99,52 @@ impl Group {
         }
         self.log.note_chain(at.moment, at.value.0);
         Ok(at)
+    }
+
+    /// C10, after an append.
+    pub(crate) fn chain_appended(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) {
+        let mut rest = records;
+        for batch in batches {
+            let (mine, others) = rest.split_at(batch.records.len());
+            rest = others;
+            let Some(mut chain) = self.chain.try_lock() else { return };
+            if !chain.note_ahead(Pos(0), self.log.durable()) {
+                return;
+            }
+            let is_next = chain.place == self.log.batch_end(batch.pos);
+            let begins =
+                self.log.segment_begun_by(batch.pos).is_some() || chain.jumps.contains_key(&chain.place);
+            if !is_next || begins {
+                if !is_next && batch.pos.0.saturating_sub(chain.place.0) > CATCH_UP_BYTES {
+                    return;
+                }
+                drop(chain);
+                // C5 decides what comes before it. The next checkpoint says what fails.
+                let _ = self.follow_chain(batch.end);
+                continue;
+            }
+            let epoch = self.log.epoch();
+            let mut at = At { moment: chain.moment, value: chain.value };
+            for (r, appended) in mine.iter().zip(&batch.records).filter(|(r, _)| r.kind.has_seq()) {
+                let (moment, wall) = (Moment { epoch, seq: appended.seq }, r.wall);
+                if moment != (Moment { epoch, seq: at.moment.seq.next() })
+                    || at.moment.epoch != epoch
+                    || r.kind == RecordKind::Epoch
+                {
+                    return;
+                }
+                let flush = r.flags & FLAG_FLUSH != 0;
+                let record = chain_record(moment, (r.disk, r.kind), flush, (r.offset, r.length), wall);
+                at = At { moment, value: value_behind(at, &record, r.payload) };
+                if moment.seq.0 % MARK_EVERY == 0 {
+                    chain.marks.insert(moment, at.value);
+                }
+            }
+            chain.place = batch.end;
+            (chain.moment, chain.value) = (at.moment, at.value);
+            chain.note_ahead(batch.end, self.log.durable());
+            self.log.note_chain(at.moment, at.value.0);
+        }
     }
 
     /// The chain value of a moment in normal form; `None` if its records are gone.
@@ -151,19 +237,10 @@ impl Group {
                 format!("record {} follows {} in the chain", e.seq, at.moment.seq),
             ));
         }
-        let record = ChainRecord {
-            epoch: batch.epoch,
-            seq: e.seq,
-            disk: e.disk,
-            kind: e.kind,
-            flush: e.flags & FLAG_FLUSH != 0,
-            offset: e.offset,
-            length: e.length,
-            time_ns: batch.wall(r),
-        };
-        let has_payload = !matches!(e.kind, RecordKind::Zero | RecordKind::Discard | RecordKind::Resize);
-        let value = step(&at.value, &record, has_payload.then_some(payload));
-        Ok(At { moment: Moment { epoch: batch.epoch, seq: e.seq }, value })
+        let moment = Moment { epoch: batch.epoch, seq: e.seq };
+        let flush = e.flags & FLAG_FLUSH != 0;
+        let record = chain_record(moment, (e.disk, e.kind), flush, (e.offset, e.length), batch.wall(r));
+        Ok(At { moment, value: value_behind(at, &record, payload) })
     }
 
     fn begins_epoch(&self, batch: &BatchView) -> bool {
@@ -184,4 +261,19 @@ impl Group {
         let value = epoch_start(self.id, row.epoch, fork);
         Ok(At { moment: Moment { epoch: row.epoch, seq: row.fork_seq }, value })
     }
+}
+
+fn chain_record(
+    Moment { epoch, seq }: Moment,
+    (disk, kind): (DiskOrdinal, RecordKind),
+    flush: bool,
+    (offset, length): (u64, u64),
+    time_ns: i64,
+) -> ChainRecord {
+    ChainRecord { epoch, seq, disk, kind, flush, offset, length, time_ns }
+}
+
+fn value_behind(at: At, record: &ChainRecord, payload: &[u8]) -> ChainValue {
+    let has_payload = !matches!(record.kind, RecordKind::Zero | RecordKind::Discard | RecordKind::Resize);
+    step(&at.value, record, has_payload.then_some(payload))
 }

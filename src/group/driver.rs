@@ -519,13 +519,10 @@ impl Driver {
             // What became durable meanwhile waits.
         } else if durable >= end || left_out("D3: only what is durable is shipped") {
             self.durable = head;
-        } else if !target
-            && let Ok(at) = self.group.follow_chain(durable)
-            && self.group.chain_place() <= durable
-        {
+        } else if !target && let Ok(Some(moment)) = self.group.moment_before(durable) {
             // Writers that never pause: what their last sync covers.
             // Not beyond what readers find.
-            self.durable = if at.moment.seq < head.seq { at.moment } else { head };
+            self.durable = if moment.seq < head.seq { moment } else { head };
         }
         Standing { head, durable: self.durable, flushed: self.durable, lag_ns: 0 }
     }

@@ -30,7 +30,7 @@ use crate::journal::{CheckpointFile, HistoryFile, Log};
 use crate::seam::{Clock, Entropy, Rooms, Storage};
 use crate::vocab::{DiskOrdinal, GroupId, Kind, LogId, LogPlace, Moment, Pos, Result, StoreId};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -98,6 +98,8 @@ pub(crate) struct ChainState {
     pub(crate) marks: BTreeMap<Moment, ChainValue>,
     /// What jumps attested, by the end of the log when they were published.
     pub(crate) jumps: BTreeMap<Pos, At>,
+    /// C11 of `chain`: ends of batches that were not durable when the chain came there, and the moments there.
+    pub(crate) ahead: VecDeque<(Pos, Moment)>,
 }
 
 /// Flush waiters and the sync that serves them.

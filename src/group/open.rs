@@ -324,6 +324,7 @@ fn chain_start(log: &Log) -> ChainState {
         at_segment: BTreeMap::new(),
         marks: BTreeMap::new(),
         jumps: BTreeMap::new(),
+        ahead: Default::default(),
     }
 }
 

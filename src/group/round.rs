@@ -18,8 +18,7 @@
 //! O7. A base stands at a place of the live path, by the name that this place has on every path that goes there.
 //!     Behind a jump where nothing came yet the log's end is another name of the jump's: a base by that name would
 //!     lie on no other path, and nothing could go on from the moment that the jump led to.
-//! O8. The chain keeps up with writers while bases are written: who asks for a value at the head, `protect` or a session
-//!     that begins, has to hash all that the chain lacks.
+//! O8. Where the chain is behind (C10 of `chain`) it catches up while bases are written: that takes long.
 
 use crate::base::{BaseFile, Finished};
 use crate::group::Group;
@@ -266,7 +265,7 @@ impl Group {
             if done.bytes - looked >= CHAIN_EVERY {
                 looked = done.bytes;
                 // Of no use to the round: what fails here the next checkpoint meets and says.
-                let _ = self.follow_chain(self.log.durable());
+                let _ = self.follow_chain(self.log.end());
             }
         }
         Ok(match round.finish()? {

@@ -12,9 +12,7 @@ use crate::history::{
     ChainMark, ChainValue, DiskSize, Event, LineMarks, MarkReason, MarkSet, Path as LinePath,
 };
 use crate::index::Interval;
-use crate::vocab::{
-    Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, Pos, RecordKind, Result, Seq,
-};
+use crate::vocab::{Codec, DiskOrdinal, EpochId, Error, Kind, Moment, PAYLOAD_MAX, RecordKind, Result, Seq};
 use std::collections::BTreeMap;
 
 /// S2.
@@ -187,11 +185,6 @@ impl Group {
         }
         let path = LinePath::build(&table, head, &self.jumps(), None)?;
         Ok(LineMarks::new(&marks, &table, &path, common)?)
-    }
-
-    /// How far the chain has come. It may have been asked for what isn't durable.
-    pub(crate) fn chain_place(&self) -> Pos {
-        self.chain.lock().place
     }
 
     pub(crate) fn jumps(&self) -> BTreeMap<Moment, Option<Moment>> {

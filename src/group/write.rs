@@ -231,6 +231,7 @@ impl Group {
         }
         between("appended");
         self.enter_index(&new, &batches)?;
+        self.chain_appended(&new, &batches);
         let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
         Counters::add(&self.counters.records, records.len() as u64);
         Counters::add(&self.counters.batches, batches.len() as u64);

@@ -142,6 +142,60 @@ fn nothing_is_durable_because_the_chain_knows_it() {
     );
 }
 
+/// C10 and C11: writers never pause, each second a sync comes through; at the log's end the chain stands at once, and what
+/// the last sync covers can be shipped.
+#[test]
+fn what_a_sync_covered_is_known_though_the_chain_is_further() {
+    let (_device, group) = group(12);
+    (0..40).for_each(|_| _ = write(&group, 1));
+    let mut driver = Driver::new(group.clone(), Driver::settings(&group, store(1), None));
+    driver.durable_head().unwrap();
+    let stood = driver.standing().durable;
+    let mut covered = stood;
+    for second in 0..5 {
+        let last = (0..30).map(|n| write(&group, n % 16 + 1)).last().unwrap();
+        group.sync().unwrap();
+        write(&group, 3 + second);
+        assert!(!group.is_durable());
+        assert_eq!(group.chain.lock().place, group.log.end(), "nothing is left to be read");
+        covered = driver.standing().durable;
+        assert_eq!(covered, last, "second {second}");
+        write(&group, 4);
+        assert_eq!(driver.standing().durable, last, "no sync since");
+    }
+    assert!(covered > stood);
+}
+
+/// C10: the value that was taken from memory is the one that the log gives, over ends of segments and after every kind of
+/// record.
+#[test]
+fn what_the_chain_took_from_memory_is_what_the_log_has() {
+    let (device, group) = group(13);
+    for n in 0..200_u64 {
+        let offset = n % 15 * 4096;
+        match n % 7 {
+            0 => submit(&group, DISK, Op::Discard { offset, length: 4096 }, false),
+            1 => submit(&group, DISK, Op::Zero { offset, length: 1000, grow: false }, n % 2 == 0),
+            2 => submit(&group, DISK, Op::Write { offset, data: &[0; 4096] }, false),
+            3 => submit(&group, DISK, Op::Resize { size: SIZE + n }, false),
+            4 => submit(&group, DISK, Op::Write { offset, data: &[n as u8; 700] }, true),
+            _ => submit(&group, DISK, Op::Write { offset, data: &[n as u8; 4096] }, false),
+        }
+        .unwrap();
+        if n == 90 {
+            group.log.end_segment();
+        }
+    }
+    group.sync().unwrap();
+    let (head, place) = (group.head(), group.chain.lock().place);
+    assert_eq!(place, group.log.end());
+    let value = group.chain_value(head).unwrap().unwrap();
+    // Killed: no checkpoint says where the chain stood.
+    drop(group);
+    let (group, _) = Group::open(parts(&device, 14), id()).unwrap();
+    assert_eq!((group.head(), group.chain_value(head).unwrap()), (head, Some(value)));
+}
+
 /// A fill of a copy is read, and a round that was chosen before there was a cursor passes its moment meanwhile.
 fn fill_meets_a_round() -> bool {
     let (_device, group) = group(8);
