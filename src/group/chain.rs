@@ -9,8 +9,8 @@
 //!     was taken back the newest record lies on a branch, and its seq says nothing of the head's.
 //! C10. Where the chain stands right before what is appended here, it takes that from memory: else each record is read back
 //!     for it, and who asks for a value behind a flood of writes, `protect` or a session that begins, waits for that. A
-//!     writer doesn't wait for the chain: where somebody is at it, or it is far behind, checkpoints and rounds bring it
-//!     near. What a target receives it always reads back: it attests what its log has.
+//!     writer waits for the chain no longer than a few batches are read; where it is farther behind, checkpoints and
+//!     rounds bring it near. What a target receives it always reads back: it attests what its log has.
 //! C11. So the chain may stand beyond what is durable, and under writers that never pause always does. What is shipped is
 //!     bounded by the durable place, so its moment is remembered.
 
@@ -20,6 +20,7 @@ use crate::group::group::ChainState;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
 use crate::journal::{AppendedBatch, BatchView, NewRecord, SegmentInfo};
 use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, RecordKind, Result, Seq};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,10 +29,22 @@ pub(crate) struct At {
     pub(crate) value: ChainValue,
 }
 
-/// C10: what a writer reads back for the chain at most, bytes: what was appended while somebody was at it.
-const CATCH_UP_BYTES: u64 = 4 << 20;
+/// C10: what a writer waits to be read back for the chain, or reads back itself, at most, bytes: what was appended while
+/// somebody was at it. About 20 ms.
+const CATCH_UP_BYTES: u64 = 16 << 20;
+/// What was appended while the chain followed is followed again, so often at most: writers may be faster.
+const NEAR_TRIES: usize = 8;
 /// C11: moments beyond the durable place that are remembered. More batches than a second of small writes has.
 const AHEAD_MAX: usize = 1 << 16;
+
+/// Who has the chain's lock is through when this goes.
+struct Left<'a>(&'a AtomicU64);
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
 
 impl ChainState {
     /// Notes the end of a batch; `false`: there are too many, and the chain shall wait.
@@ -68,7 +81,9 @@ impl Group {
         let mut chain = self.chain.lock();
         let mut at = At { moment: chain.moment, value: chain.value };
         self.log.read_ahead(chain.place, to)?;
+        let _left = Left(&self.chain_left);
         while chain.place < to {
+            self.chain_left.store(to.0 - chain.place.0, Ordering::Relaxed);
             let Some(batch) = self.log.batch_at(chain.place)? else { break };
             if batch.pos >= to {
                 break;
@@ -101,13 +116,29 @@ impl Group {
         Ok(at)
     }
 
+    /// C10: lets the chain come so near to the log's end that the next writer takes it along.
+    pub(crate) fn bring_chain_near(&self) -> Result<()> {
+        for _ in 0..NEAR_TRIES {
+            let end = self.log.end();
+            self.follow_chain(end)?;
+            if self.log.end().0.saturating_sub(end.0) < CATCH_UP_BYTES {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// C10, after an append.
     pub(crate) fn chain_appended(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) {
         let mut rest = records;
         for batch in batches {
             let (mine, others) = rest.split_at(batch.records.len());
             rest = others;
-            let Some(mut chain) = self.chain.try_lock() else { return };
+            let mut chain = match self.chain.try_lock() {
+                Some(chain) => chain,
+                None if self.chain_left.load(Ordering::Relaxed) < CATCH_UP_BYTES => self.chain.lock(),
+                None => return,
+            };
             if !chain.note_ahead(Pos(0), self.log.durable()) {
                 return;
             }
@@ -202,6 +233,9 @@ impl Group {
                 None => return Ok(None),
             },
         };
+        // Who is in the way of writers for so long lets them go.
+        let _left = Left(&self.chain_left);
+        self.chain_left.store(u64::MAX, Ordering::Relaxed);
         let mut pos = segment.first_batch();
         while pos < segment.end && at.moment != moment {
             let Some(batch) = self.log.batch_at(pos)? else { break };

@@ -40,8 +40,7 @@ impl Group {
         self.seal_all()?;
         between("checkpoint: index");
         self.write_ranges()?;
-        // C10 of `chain`: near enough that the next writer takes it along.
-        self.follow_chain(self.log.end())?;
+        self.bring_chain_near()?;
         self.write_chain()?;
         scan.scan_chain = self.log.start_chain(scan.scan_start);
         let mut core = self.core.lock();

@@ -138,6 +138,8 @@ pub struct Group {
     /// L2 of `line`.
     pub(crate) entered: Mutex<(Moment, Pos)>,
     pub(crate) chain: Mutex<ChainState>,
+    /// C10 of `chain`: bytes of log that who has its lock goes through yet.
+    pub(crate) chain_left: AtomicU64,
     pub(crate) flushes: Mutex<Flushes>,
     /// The moment that the base must not pass: what a target has acknowledged, or a copy's cursor.
     pub(crate) pin: Mutex<Option<Moment>>,

@@ -268,6 +268,7 @@ impl Group {
             live: RwLock::new(Arc::new(Live::empty(path))),
             entered,
             chain: Mutex::new(place),
+            chain_left: Default::default(),
             flushes: Mutex::new(Flushes::default()),
             pin: Mutex::new(None),
             open_moments: Mutex::default(),

@@ -265,7 +265,7 @@ impl Group {
             if done.bytes - looked >= CHAIN_EVERY {
                 looked = done.bytes;
                 // Of no use to the round: what fails here the next checkpoint meets and says.
-                let _ = self.follow_chain(self.log.end());
+                let _ = self.bring_chain_near();
             }
         }
         Ok(match round.finish()? {
