@@ -17,8 +17,9 @@
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
 use crate::group::group::ChainState;
+use crate::group::queue::Queued;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
-use crate::journal::{AppendedBatch, BatchView, NewRecord, SegmentInfo};
+use crate::journal::{AppendedBatch, BatchView, SegmentInfo};
 use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, RecordKind, Result, Seq};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -128,8 +129,8 @@ impl Group {
         Ok(())
     }
 
-    /// C10, after an append.
-    pub(crate) fn chain_appended(&self, records: &[NewRecord<'_>], batches: &[AppendedBatch]) {
+    /// C10, after an append and its answers.
+    pub(crate) fn chain_appended(&self, records: &[Queued<'_>], batches: &[AppendedBatch]) {
         let mut rest = records;
         for batch in batches {
             let (mine, others) = rest.split_at(batch.records.len());
@@ -139,13 +140,13 @@ impl Group {
                 None if self.chain_left.load(Ordering::Relaxed) < CATCH_UP_BYTES => self.chain.lock(),
                 None => return,
             };
-            if !chain.note_ahead(Pos(0), self.log.durable()) {
+            let durable = self.log.durable();
+            if !chain.note_ahead(Pos(0), durable) {
                 return;
             }
-            let is_next = chain.place == self.log.batch_end(batch.pos);
-            let begins =
-                self.log.segment_begun_by(batch.pos).is_some() || chain.jumps.contains_key(&chain.place);
-            if !is_next || begins {
+            // Within a segment each batch begins where the one before it ends.
+            if chain.place != batch.pos || chain.jumps.contains_key(&chain.place) {
+                let is_next = chain.place == self.log.batch_end(batch.pos);
                 if !is_next && batch.pos.0.saturating_sub(chain.place.0) > CATCH_UP_BYTES {
                     return;
                 }
@@ -157,7 +158,7 @@ impl Group {
             let epoch = self.log.epoch();
             let mut at = At { moment: chain.moment, value: chain.value };
             for (r, appended) in mine.iter().zip(&batch.records).filter(|(r, _)| r.kind.has_seq()) {
-                let (moment, wall) = (Moment { epoch, seq: appended.seq }, r.wall);
+                let moment = Moment { epoch, seq: appended.seq };
                 if moment != (Moment { epoch, seq: at.moment.seq.next() })
                     || at.moment.epoch != epoch
                     || r.kind == RecordKind::Epoch
@@ -165,15 +166,15 @@ impl Group {
                     return;
                 }
                 let flush = r.flags & FLAG_FLUSH != 0;
-                let record = chain_record(moment, (r.disk, r.kind), flush, (r.offset, r.length), wall);
-                at = At { moment, value: value_behind(at, &record, r.payload) };
-                if moment.seq.0 % MARK_EVERY == 0 {
+                let record = chain_record(moment, (r.disk, r.kind), flush, (r.offset, r.length), batch.wall);
+                at = At { moment, value: value_behind(at, &record, &r.payload) };
+                if moment.seq.0.is_multiple_of(MARK_EVERY) {
                     chain.marks.insert(moment, at.value);
                 }
             }
             chain.place = batch.end;
             (chain.moment, chain.value) = (at.moment, at.value);
-            chain.note_ahead(batch.end, self.log.durable());
+            chain.note_ahead(batch.end, durable);
             self.log.note_chain(at.moment, at.value.0);
         }
     }

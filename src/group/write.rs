@@ -176,9 +176,13 @@ impl Group {
             pending.iter_mut().for_each(|p| std::mem::replace(&mut p.reply, Box::new(drop))(Ok(())));
         }
         match self.append(&records, durability) {
-            Ok(end) => pending
-                .into_iter()
-                .for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) }),
+            Ok(batches) => {
+                let end = batches.last().map_or(Pos(0), |b| b.end);
+                pending
+                    .into_iter()
+                    .for_each(|p| if p.sync { self.flush_to(end, p.reply) } else { (p.reply)(Ok(())) });
+                self.chain_appended(&records, &batches);
+            }
             Err(e) => {
                 // What entered behind saw the names and sizes of what failed: it fails with it.
                 let behind = if left_out("what entered behind a failed append fails with it") {
@@ -205,8 +209,8 @@ impl Group {
         std::mem::take(&mut queue.pending)
     }
 
-    /// Appends and indexes; what it returns is the place behind.
-    fn append(&self, records: &[Queued<'_>], durability: Durability) -> Result<Pos> {
+    /// Appends and indexes.
+    fn append(&self, records: &[Queued<'_>], durability: Durability) -> Result<Vec<AppendedBatch>> {
         if self.queue.lock().gate == (Gate::Open { begun: false }) {
             self.begin_opening()?;
         }
@@ -231,13 +235,12 @@ impl Group {
         }
         between("appended");
         self.enter_index(&new, &batches)?;
-        self.chain_appended(&new, &batches);
         let bytes = records.iter().map(|r| r.payload.len() as u64).sum();
         Counters::add(&self.counters.records, records.len() as u64);
         Counters::add(&self.counters.batches, batches.len() as u64);
         Counters::add(&self.counters.guest_bytes, bytes);
         self.writes_since_flush.fetch_add(records.len() as u32, Ordering::Relaxed);
-        Ok(batches.last().map_or(Pos(0), |b| b.end))
+        Ok(batches)
     }
 
     /// Plain appends are faster at depth 1; while flushes keep coming durable ones serve many flushes with one
