@@ -17,11 +17,13 @@
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
 use crate::group::group::ChainState;
+use crate::group::left_out;
 use crate::group::queue::Queued;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
 use crate::journal::{AppendedBatch, BatchView, SegmentInfo};
 use crate::vocab::{DiskOrdinal, Error, Kind, Moment, Pos, RecordKind, Result, Seq};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// A place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +35,14 @@ pub(crate) struct At {
 /// C10: what a writer waits to be read back for the chain, or reads back itself, at most, bytes: what was appended while
 /// somebody was at it. About 20 ms.
 const CATCH_UP_BYTES: u64 = 16 << 20;
+/// That long at most.
+const CATCH_UP: Duration = Duration::from_millis(20);
 /// What was appended while the chain followed is followed again, so often at most: writers may be faster.
 const NEAR_TRIES: usize = 8;
 /// C11: moments beyond the durable place that are remembered. More batches than a second of small writes has.
 const AHEAD_MAX: usize = 1 << 16;
+/// So many stay, durable or not: whoever asks for the head's value while writers go on asks for one of a moment ago.
+const RECENT: usize = 1 << 10;
 
 /// Who has the chain's lock is through when this goes.
 struct Left<'a>(&'a AtomicU64);
@@ -48,16 +54,20 @@ impl Drop for Left<'_> {
 }
 
 impl ChainState {
-    /// Notes the end of a batch; `false`: there are too many, and the chain shall wait.
-    fn note_ahead(&mut self, end: Pos, durable: Pos) -> bool {
-        while self.ahead.get(1).is_some_and(|(place, _)| *place <= durable) {
+    /// Whether one more end of a batch can be remembered; else the chain shall wait.
+    fn has_room(&mut self, durable: Pos) -> bool {
+        while self.ahead.len() > RECENT && self.ahead.get(1).is_some_and(|(place, _)| *place <= durable) {
             self.ahead.pop_front();
         }
-        let has_room = self.ahead.len() < AHEAD_MAX;
-        if has_room && end > durable {
-            self.ahead.push_back((end, self.moment));
+        self.ahead.len() < AHEAD_MAX
+    }
+
+    /// Stands behind a batch.
+    fn stand(&mut self, end: Pos, at: At, durable: Pos) {
+        (self.place, self.moment, self.value) = (end, at.moment, at.value);
+        if self.has_room(durable) {
+            self.ahead.push_back((end, at));
         }
-        has_room
     }
 }
 
@@ -65,11 +75,11 @@ impl Group {
     /// C11: the newest moment whose records all lie before this durable place; `None` if that isn't known.
     pub(crate) fn moment_before(&self, durable: Pos) -> Result<Option<Moment>> {
         {
-            let mut chain = self.chain.lock();
+            let chain = self.chain.lock();
             if chain.place > durable {
-                chain.note_ahead(Pos(0), durable);
-                let known = chain.ahead.front().filter(|(place, _)| *place <= durable);
-                return Ok(known.map(|(_, moment)| *moment));
+                let before = chain.ahead.partition_point(|(place, _)| *place <= durable);
+                let known = before.checked_sub(1).and_then(|at| chain.ahead.get(at));
+                return Ok(known.map(|(_, at)| at.moment));
             }
         }
         let at = self.follow_chain(durable)?;
@@ -81,8 +91,9 @@ impl Group {
     pub(crate) fn follow_chain(&self, to: Pos) -> Result<At> {
         let mut chain = self.chain.lock();
         let mut at = At { moment: chain.moment, value: chain.value };
-        self.log.read_ahead(chain.place, to)?;
         let _left = Left(&self.chain_left);
+        self.chain_left.store(to.0.saturating_sub(chain.place.0), Ordering::Relaxed);
+        self.log.read_ahead(chain.place, to)?;
         while chain.place < to {
             self.chain_left.store(to.0 - chain.place.0, Ordering::Relaxed);
             let Some(batch) = self.log.batch_at(chain.place)? else { break };
@@ -100,9 +111,7 @@ impl Group {
                     chain.marks.insert(mark.moment, mark.value);
                 }
             })?;
-            chain.place = batch.end();
-            (chain.moment, chain.value) = (at.moment, at.value);
-            chain.note_ahead(batch.end(), self.log.durable());
+            chain.stand(batch.end(), at, self.log.durable());
         }
         let end = self.log.batch_end(to);
         if chain.place < end {
@@ -137,11 +146,14 @@ impl Group {
             rest = others;
             let mut chain = match self.chain.try_lock() {
                 Some(chain) => chain,
-                None if self.chain_left.load(Ordering::Relaxed) < CATCH_UP_BYTES => self.chain.lock(),
+                None if self.chain_left.load(Ordering::Relaxed) < CATCH_UP_BYTES => {
+                    let Some(chain) = self.chain.try_lock_for(CATCH_UP) else { return };
+                    chain
+                }
                 None => return,
             };
             let durable = self.log.durable();
-            if !chain.note_ahead(Pos(0), durable) {
+            if !chain.has_room(durable) {
                 return;
             }
             // Within a segment each batch begins where the one before it ends.
@@ -172,9 +184,7 @@ impl Group {
                     chain.marks.insert(moment, at.value);
                 }
             }
-            chain.place = batch.end;
-            (chain.moment, chain.value) = (at.moment, at.value);
-            chain.note_ahead(batch.end, durable);
+            chain.stand(batch.end, at, durable);
             self.log.note_chain(at.moment, at.value.0);
         }
     }
@@ -185,7 +195,15 @@ impl Group {
     /// `Damaged` where records that must be there can't be read.
     pub fn chain_value(&self, moment: Moment) -> Result<Option<ChainValue>> {
         self.follow_chain(self.log.end())?;
-        self.known_value(&self.chain.lock(), moment)
+        match self.known_value(&self.chain.lock(), moment) {
+            // A round freed the segment while it was read.
+            Err(e)
+                if e.kind() == Kind::NotFound && !left_out("a value whose records go meanwhile is gone") =>
+            {
+                Ok(None)
+            }
+            known => known,
+        }
     }
 
     /// C5: what the first record of a segment is hashed onto; `at`: where the segment before it ended.
@@ -212,6 +230,9 @@ impl Group {
         }
         if let Some(value) = chain.marks.get(&moment) {
             return Ok(Some(*value));
+        }
+        if let Some((_, at)) = chain.ahead.iter().rev().find(|(_, at)| at.moment == moment) {
+            return Ok(Some(at.value));
         }
         let segments = self.log.segments();
         let holds = |s: &&SegmentInfo| {

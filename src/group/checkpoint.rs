@@ -40,7 +40,7 @@ impl Group {
         self.seal_all()?;
         between("checkpoint: index");
         self.write_ranges()?;
-        self.bring_chain_near()?;
+        self.follow_chain(self.log.end())?;
         self.write_chain()?;
         scan.scan_chain = self.log.start_chain(scan.scan_start);
         let mut core = self.core.lock();

@@ -98,8 +98,8 @@ pub(crate) struct ChainState {
     pub(crate) marks: BTreeMap<Moment, ChainValue>,
     /// What jumps attested, by the end of the log when they were published.
     pub(crate) jumps: BTreeMap<Pos, At>,
-    /// C11 of `chain`: ends of batches that were not durable when the chain came there, and the moments there.
-    pub(crate) ahead: VecDeque<(Pos, Moment)>,
+    /// C11 of `chain`: the newest ends of batches, all those beyond the durable place among them.
+    pub(crate) ahead: VecDeque<(Pos, At)>,
 }
 
 /// Flush waiters and the sync that serves them.
@@ -126,6 +126,8 @@ pub struct Group {
     /// I3 of `take_in`: the file whose base is coming, 0 for none.
     pub(crate) importing: AtomicU32,
     pub(crate) rounds: Mutex<()>,
+    /// V8 of `read`: how often a round has raised a floor.
+    pub(crate) floors: AtomicU64,
     pub(crate) work: Mutex<()>,
     pub(crate) core: Mutex<Core>,
     pub(crate) queue: Mutex<Queue>,

@@ -99,7 +99,10 @@ impl Group {
             return Err(Error::new(Kind::Busy, "the group goes on: nothing is to be opened anew"));
         }
         self.freeze(Gate::Stopped);
-        let _import = self.import.lock();
+        // I5 of `take_in`; a sync of an image may take long, and others wait for this thread.
+        let Some(_import) = self.import.try_lock() else {
+            return Err(Error::new(Kind::Busy, "an image is being taken in").advice("Tried again at once"));
+        };
         let _rounds = self.rounds.lock();
         let _work = self.work.lock();
         // Lines that were being written are in the file before it is read, and none comes after (W3).

@@ -251,6 +251,7 @@ impl Group {
             import: Mutex::new(()),
             importing: Default::default(),
             rounds: Mutex::new(()),
+            floors: Default::default(),
             work: Mutex::new(()),
             queue: Mutex::new(Queue {
                 gate,

@@ -30,6 +30,7 @@ use crate::group::space::Moved;
 use crate::index::{Interval, Path, Source};
 use crate::view::Payloads;
 use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+use std::sync::atomic::Ordering;
 
 /// O8: so many bytes of a base between two looks at the chain.
 const CHAIN_EVERY: u64 = 16 << 20;
@@ -159,6 +160,7 @@ impl Group {
                 core.bases.insert(*disk, BasePlace { base: Some(*from), floor: Some(target) });
             }
             self.write_checkpoint(&mut core, false)?;
+            self.floors.fetch_add(1, Ordering::AcqRel);
         }
         Ok(moved)
     }

@@ -15,11 +15,11 @@ use crate::base::BaseFile;
 use crate::format::{AddPayload, RenamePayload};
 use crate::group::group::{BasePlace, Core};
 use crate::group::line::between;
-use crate::group::names::Change;
+use crate::group::names::{Change, Names};
 use crate::group::{Group, left_out};
 use crate::journal::small_file;
-use crate::seam::TakeIn;
-use crate::vocab::{DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
+use crate::seam::{TakeIn, part_of};
+use crate::vocab::{DiskId, DiskOrdinal, Error, Kind, LogPlace, Pos, Result};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -30,6 +30,8 @@ const IMPORT: &str = "import.json";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Import {
     disk: DiskOrdinal,
+    /// The file's identity: another one may get an ordinal that an append that failed had chosen.
+    file: DiskId,
     /// What the file is to be called.
     path: String,
 }
@@ -41,6 +43,15 @@ pub enum ImportEnd {
     Named(String),
     /// The image is where it was; the file that was to have this name is gone.
     Withdrawn(String),
+    /// The image had come, and somebody has removed the file meanwhile: the image lies at this path.
+    SetAside(String),
+}
+
+impl Import {
+    /// Whether the file is there, under whatever name.
+    fn is_in(&self, names: &Names) -> bool {
+        names.files.get(&self.disk).is_some_and(|f| f.file == self.file)
+    }
 }
 
 impl Group {
@@ -64,11 +75,12 @@ impl Group {
             let what = "an earlier import into this VM has not ended";
             return Err(Error::new(Kind::Busy, what).advice("It ends by itself within a second; try again"));
         }
-        let mut disk = DiskOrdinal(0);
+        let mut import = Import { disk: DiskOrdinal(0), file: DiskId([0; 16]), path: path.to_owned() };
         let made = self.change_with(|names| {
-            disk = DiskOrdinal(names.last.0 + 1);
+            let disk = DiskOrdinal(names.last.0 + 1);
             self.importing.store(disk.0, Ordering::Release);
             let add = AddPayload { size: 0, ..add(disk) };
+            (import.disk, import.file) = (disk, add.file);
             for name in [&add.path, path] {
                 if names.find(add.vm, name).is_some() {
                     return Err(Error::new(Kind::Exists, format!("there is a file `{name}`")));
@@ -76,20 +88,19 @@ impl Group {
             }
             Ok(Change::Add(disk, add))
         });
-        let import = Import { disk, path: path.to_owned() };
         let came = made.and_then(|()| {
             between("import: the file is made");
             self.bring(&import, outside, how)
         });
         if let Err(e) = came {
             // What failed may have come all the same.
-            if matches!(self.parts.store.exists(&self.base_path(disk)), Ok(false)) {
+            if matches!(self.parts.store.exists(&self.base_path(import.disk)), Ok(false)) {
                 self.withdraw_import(&import)?;
             }
             return Err(e);
         }
         self.finish_import(&import)?;
-        Ok(disk)
+        Ok(import.disk)
     }
 
     /// Ends what a crash or an error has left of an import (I2). Nothing is done while one runs.
@@ -102,11 +113,12 @@ impl Group {
         };
         let path = self.base_path(import.disk);
         let came = self.parts.store.exists(&path)?;
-        if self.names_now(|names| !names.files.contains_key(&import.disk)) {
-            let what = format!("the file `{}` is gone, of which an import had begun", import.path);
-            return Err(Error::new(Kind::Damaged, what).at(self.parts.store.shown(&path)).advice(
-                "Where that file is there it is the image: copy it elsewhere, then remove `import.json`",
-            ));
+        if came && self.names_now(|names| !import.is_in(names)) {
+            let aside = self.dir.join(format!("imported-{}.img", import.disk));
+            self.parts.store.rename(&path, &aside)?;
+            self.parts.store.sync_dir(&self.dir)?;
+            self.forget_import()?;
+            return Ok(Some(ImportEnd::SetAside(self.parts.store.shown(&aside))));
         }
         if !came && !left_out("I2: where the image hasn't come the file goes") {
             self.withdraw_import(&import)?;
@@ -124,6 +136,19 @@ impl Group {
     /// Whether a round must leave this file alone (I3).
     pub(crate) fn is_coming(&self, disk: DiskOrdinal) -> bool {
         self.importing.load(Ordering::Acquire) == disk.0 && !left_out("I3: no round touches what is coming")
+    }
+
+    /// Does something while no import runs and none is left.
+    ///
+    /// # Errors
+    /// `Busy` if one does or is.
+    pub fn without_import<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        let one = self.import.try_lock();
+        if one.is_none() || self.imports() {
+            let what = "an image is being taken in";
+            return Err(Error::new(Kind::Busy, what).advice("It takes no time: try again"));
+        }
+        act()
     }
 
     /// Whether [`Group::settle_import`] has something to do, or an import runs.
@@ -157,7 +182,7 @@ impl Group {
         self.place_import(import.disk)?;
         between("import: the base has its place");
         self.changes_with(|names| {
-            let Some(file) = names.files.get(&import.disk) else {
+            let Some(file) = names.files.get(&import.disk).filter(|f| f.file == import.file) else {
                 let what = "the file was removed while its image came";
                 return Err(Error::new(Kind::NotFound, what).at(store.shown(&path)));
             };
@@ -204,9 +229,14 @@ impl Group {
 
     fn withdraw_import(&self, import: &Import) -> Result<()> {
         self.changes_with(|names| {
-            let there = names.files.contains_key(&import.disk);
+            let there = import.is_in(names);
             Ok(there.then_some(Change::Remove(import.disk)).into_iter().collect())
         })?;
+        // What a clone that was cut short has left.
+        let part = part_of(&self.base_path(import.disk));
+        if self.parts.store.exists(&part)? {
+            self.parts.store.remove(&part)?;
+        }
         self.forget_import()
     }
 

@@ -91,9 +91,8 @@ impl Group {
         if self.gate() == Gate::Stopped {
             return Ok(false);
         }
-        if self.imports() {
-            self.end_left_import()?;
-        }
+        // What hinders its end is told and hinders nothing else.
+        let left = if self.imports() { self.end_left_import() } else { Ok(()) };
         let end = self.log.end();
         if end != state.seen {
             state.seen = end;
@@ -107,6 +106,10 @@ impl Group {
         self.log.prepare_if_large()?;
         let more = end.0.saturating_sub(state.checkpoint.0);
         let due = more >= self.checkpoint_bytes() || (more > 0 && idle >= IDLE_NS);
+        if due {
+            // Before the lock that a checkpoint holds.
+            self.bring_chain_near()?;
+        }
         let short = match self.seal_all().and_then(|()| if due { self.checkpoint() } else { Ok(()) }) {
             Err(error) if error.kind() == Kind::NoSpace => Some(error),
             done => done.map(|()| None)?,
@@ -135,6 +138,7 @@ impl Group {
             return Err(short);
         }
         let keep = |_: LogId, _: &Entry| true;
+        left?;
         let merging = matches!(self.index.merge_step(MERGE_PIECES, &keep)?, MergeProgress::Working);
         self.index.tidy();
         Ok(merging)
@@ -145,6 +149,9 @@ impl Group {
             Some(ImportEnd::Named(path)) => tracing::info!(path, "an import that was interrupted has ended"),
             Some(ImportEnd::Withdrawn(path)) => {
                 tracing::warn!(path, "an import was interrupted before its image came; it is where it was");
+            }
+            Some(ImportEnd::SetAside(path)) => {
+                tracing::warn!(path, "a file was removed while its image came; the image lies there");
             }
             None => {}
         }

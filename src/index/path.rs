@@ -98,14 +98,17 @@ impl Path {
     }
 
     /// The number of the interval in which a moment ends. Its last record lies before `end`, so the end of one
-    /// interval is not the start of another; a start is taken only for a moment without a record.
+    /// interval is not the start of another: where an epoch begins a line that it left may have ended, and what stands
+    /// at that end is not on this path. A begin is a moment, one without a record, only where nothing of that log
+    /// comes before it: at the begin of the path, and behind a jump.
     fn place_of(&self, log: LogId, end: Pos) -> Option<usize> {
         let intervals = &self.whole.intervals;
         let ends = |i: &Interval| i.log == log && i.from < end && end <= i.to;
-        intervals
-            .iter()
-            .position(ends)
-            .or_else(|| intervals.iter().position(|i| i.log == log && i.from == end))
+        let begins = |at: &usize| {
+            let behind = at.checked_sub(1).is_none_or(|before| intervals[before].log != log);
+            intervals[*at].log == log && intervals[*at].from == end && behind
+        };
+        intervals.iter().position(ends).or_else(|| (0..intervals.len()).find(begins))
     }
 
     /// The name of a place that every path has which goes there: between two intervals the end of the earlier one,
@@ -193,6 +196,19 @@ mod tests {
         assert_eq!(path.rank(A, Pos(150)), Some(2));
         assert_eq!(path.rank(A, Pos(120)), None);
         assert_eq!(path.rank(B, Pos(60)), None);
+    }
+
+    /// A segment was full to its last byte when a decision at an older moment began an epoch behind it: the place is the
+    /// end of the line that was left, and a base that stands there has bytes that this path never had.
+    #[test]
+    fn where_an_interval_begins_another_line_may_end() {
+        let fork = Path::new([interval(A, 0, 100), interval(A, 150, 300)]);
+        assert!(fork.above(A, Pos(150)).is_none() && fork.until(A, Pos(150)).is_none());
+        let left = Path::new([interval(A, 0, 150)]);
+        assert!(left.above(A, Pos(150)).is_some());
+        // Moments without a record: the begin of a path, and behind a jump.
+        assert!(Path::new([interval(A, 70, 90)]).above(A, Pos(70)).is_some());
+        assert!(path().above(A, Pos(150)).is_some());
     }
 
     #[test]

@@ -29,5 +29,5 @@ pub use room::{RESERVE_BYTES, Reserved, Room, Rooms, reserve_path};
 pub use sim::{Class, Fault, SimDevice, SimStorage, is_killed, is_power_loss};
 pub use sim_clock::{SimClock, SimEntropy};
 pub use storage::{Access, Durability, File, Space, Storage, TakeIn};
-pub use take_in::check_unused;
+pub use take_in::{check_unused, part_of};
 pub use watch::watch_durable;

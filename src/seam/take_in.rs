@@ -25,6 +25,13 @@ pub fn check_unused(path: &Path, for_reading_too: bool) -> Result<()> {
     unused(&opened(path, access)?, path, for_reading_too)
 }
 
+/// Where a clone is made that is to have this name.
+pub fn part_of(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    PathBuf::from(part)
+}
+
 /// A lease is given only to who is alone (fcntl(2), F_SETLEASE): one for writing if nobody else has the file open, one for
 /// reading if nobody has it open for writing.
 fn unused(file: &OwnedFd, path: &Path, for_reading_too: bool) -> Result<()> {
@@ -90,9 +97,7 @@ impl DirStorage {
         let file = opened(outside, OFlags::RDONLY)?;
         unused(&file, outside, false)?;
         // The whole clone or none has the name.
-        let mut part = to.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
+        let part = part_of(to);
         if self.exists(&part)? {
             self.remove(&part)?;
         }

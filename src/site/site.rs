@@ -347,9 +347,16 @@ impl Site {
     /// nobody's.
     ///
     /// # Errors
-    /// `Refused` while it is protected.
+    /// `Refused` while it is protected, `Busy` while an image is being taken in: it may be the only copy.
     pub fn remove_vm(&self, vm: &Vm) -> Result<()> {
         self.refuse_if_protected(vm, "removed")?;
+        match vm.opened() {
+            Some(group) => group.without_import(|| self.remove_all_of(vm)),
+            None => self.remove_all_of(vm),
+        }
+    }
+
+    fn remove_all_of(&self, vm: &Vm) -> Result<()> {
         let mut vms = self.vms.write();
         self.store.catalog().delete::<VmObject>(&vm.id.to_string())?;
         self.store.catalog().delete::<GroupObject>(&vm.group_id.to_string())?;

@@ -244,3 +244,30 @@ fn names_that_are_taken_and_files_that_go_are_told() {
     assert_eq!(group.settle_import().unwrap(), Some(ImportEnd::Named("b.raw".into())));
     assert!(found(&device, &group).unwrap());
 }
+
+/// Somebody removes the file while its image comes: the image is never removed for that.
+#[test]
+fn an_image_whose_file_goes_is_set_aside() {
+    let (device, group) = before(1).unwrap();
+    let other = group.clone();
+    BETWEEN.with_borrow_mut(|look| {
+        *look = Some(Box::new(move |step| {
+            if step == "import: the image has come" {
+                other.change(&crate::group::Change::Remove(DiskOrdinal(2))).unwrap();
+                assert_eq!(other.without_import(|| Ok(())).unwrap_err().kind(), Kind::Busy, "the VM stays");
+            }
+        }));
+    });
+    let gone = take(&group).unwrap_err();
+    BETWEEN.with_borrow_mut(|look| *look = None);
+    assert_eq!((gone.kind(), group.imports()), (Kind::NotFound, true));
+    group.round(None).unwrap();
+    let Some(ImportEnd::SetAside(path)) = group.settle_import().unwrap() else { panic!("not set aside") };
+    let outside = device.storage("");
+    let image = outside.open(Path::new(path.trim_start_matches("sim:/")), Access::ReadOnly).unwrap();
+    let mut got = vec![9; pattern().len()];
+    image.read_at(&mut got, 0).unwrap();
+    assert!(got == pattern());
+    group.round(None).unwrap();
+    group.without_import(|| Ok(())).unwrap();
+}

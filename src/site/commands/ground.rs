@@ -121,14 +121,18 @@ impl Ground<'_> {
             Some(_) => self.end(id, "done; a restart came in between")?,
             // It decides nothing: it is done again.
             None if job.kind == JobKind::Scrub => return Ok(Some(Rest::Scrub(self.scrubbed(&job.command)?))),
-            None if job.kind == JobKind::Import && self.imported(&job.command)? => {
-                self.end(id, "taken in; a restart came in between")?;
+            None if job.kind == JobKind::Import => {
+                let (state, says) = match self.imported(&job.command) {
+                    Ok(true) => (JobState::Succeeded, "taken in; a restart came in between".to_owned()),
+                    Ok(false) => {
+                        (JobState::Failed, "a restart interrupted it; the image is where it was".to_owned())
+                    }
+                    Err(error) => (JobState::Failed, format!("a restart interrupted it: {error}")),
+                };
+                self.jobs.update(id, |job, now| job.finish(state, says, None, now))?;
             }
             None => self.jobs.update(id, |job, now| {
-                let why = match job.kind {
-                    JobKind::Import => "a restart interrupted it; the image is where it was",
-                    _ => "a restart interrupted it before it was decided; nothing was changed",
-                };
+                let why = "a restart interrupted it before it was decided; nothing was changed";
                 job.finish(JobState::Failed, why, None, now);
             })?,
         }

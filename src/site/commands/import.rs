@@ -89,7 +89,8 @@ impl Site {
         let keeps = match vm {
             Some(vm) => {
                 let care = self.care_of(vm).map_err(refused)?;
-                care.window_ns.is_some() || care.fork.is_some()
+                // A peer that has not heard of an end yet might go on from records that have no bytes of the image.
+                care.window_ns.is_some() || care.fork.is_some() || vm.peer().is_some()
             }
             None => false,
         };

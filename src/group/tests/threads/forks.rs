@@ -188,7 +188,13 @@ impl Crowd {
                 _ => {
                     let Some((moment, image)) = known.first() else { continue };
                     let shown = self.image(*moment);
-                    assert!(shown.is_none_or(|shown| shown == *image), "moment {moment} has changed");
+                    if let Some(shown) = shown.filter(|shown| shown != image) {
+                        let at = (0..image.len()).find(|at| image[*at] != shown[*at]).unwrap();
+                        let few = |image: &[u8]| image[at..(at + 16).min(image.len())].to_vec();
+                        let (was, is) = (few(image), few(&shown));
+                        let layout = self.group.layout();
+                        panic!("moment {moment} has changed at {at}: {was:?} {is:?}\n{layout}");
+                    }
                 }
             }
         }
