@@ -17,7 +17,6 @@
 use crate::format::{FLAG_FLUSH, RecordView};
 use crate::group::Group;
 use crate::group::group::ChainState;
-use crate::group::left_out;
 use crate::group::queue::Queued;
 use crate::history::{ChainRecord, ChainValue, MARK_EVERY, Row, epoch_start, step};
 use crate::journal::{AppendedBatch, BatchView, SegmentInfo};
@@ -197,11 +196,7 @@ impl Group {
         self.follow_chain(self.log.end())?;
         match self.known_value(&self.chain.lock(), moment) {
             // A round freed the segment while it was read.
-            Err(e)
-                if e.kind() == Kind::NotFound && !left_out("a value whose records go meanwhile is gone") =>
-            {
-                Ok(None)
-            }
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
             known => known,
         }
     }

@@ -49,7 +49,7 @@ fn writers_go_on_where_the_peer_is_away_and_it_gets_what_changed() {
     part(&pair, &a, &b);
     fill(&a, &mut guest);
     assert_eq!(state(&a), State::Resyncing);
-    assert!(has_reason(&a, Reason::BacklogCoalesced), "{}", a.events());
+    eventually("health says so", || has_reason(&a, Reason::BacklogCoalesced));
     assert!(
         a.events().contains("backlog-coalesced: the journal has reached its allowance"),
         "{}",
