@@ -170,10 +170,8 @@ impl Group {
             let mut at = At { moment: chain.moment, value: chain.value };
             for (r, appended) in mine.iter().zip(&batch.records).filter(|(r, _)| r.kind.has_seq()) {
                 let moment = Moment { epoch, seq: appended.seq };
-                if moment != (Moment { epoch, seq: at.moment.seq.next() })
-                    || at.moment.epoch != epoch
-                    || r.kind == RecordKind::Epoch
-                {
+                let follows = at.moment.epoch == epoch && at.moment.seq.next() == moment.seq;
+                if !follows || r.kind == RecordKind::Epoch {
                     return;
                 }
                 let flush = r.flags & FLAG_FLUSH != 0;

@@ -15,7 +15,7 @@ use crate::base::BaseFile;
 use crate::format::{AddPayload, RenamePayload};
 use crate::group::group::{BasePlace, Core};
 use crate::group::line::between;
-use crate::group::names::{Change, Names};
+use crate::group::names::{Change, NamedFile, Names};
 use crate::group::{Group, left_out};
 use crate::journal::small_file;
 use crate::seam::{TakeIn, part_of};
@@ -48,9 +48,9 @@ pub enum ImportEnd {
 }
 
 impl Import {
-    /// Whether the file is there, under whatever name.
-    fn is_in(&self, names: &Names) -> bool {
-        names.files.get(&self.disk).is_some_and(|f| f.file == self.file)
+    /// The file, under whatever name it is there.
+    fn file_in<'a>(&self, names: &'a Names) -> Option<&'a NamedFile> {
+        names.files.get(&self.disk).filter(|f| f.file == self.file)
     }
 }
 
@@ -113,7 +113,7 @@ impl Group {
         };
         let path = self.base_path(import.disk);
         let came = self.parts.store.exists(&path)?;
-        if came && self.names_now(|names| !import.is_in(names)) {
+        if came && self.names_now(|names| import.file_in(names).is_none()) {
             let aside = self.dir.join(format!("imported-{}.img", import.disk));
             self.parts.store.rename(&path, &aside)?;
             self.parts.store.sync_dir(&self.dir)?;
@@ -182,7 +182,7 @@ impl Group {
         self.place_import(import.disk)?;
         between("import: the base has its place");
         self.changes_with(|names| {
-            let Some(file) = names.files.get(&import.disk).filter(|f| f.file == import.file) else {
+            let Some(file) = import.file_in(names) else {
                 let what = "the file was removed while its image came";
                 return Err(Error::new(Kind::NotFound, what).at(store.shown(&path)));
             };
@@ -229,8 +229,8 @@ impl Group {
 
     fn withdraw_import(&self, import: &Import) -> Result<()> {
         self.changes_with(|names| {
-            let there = import.is_in(names);
-            Ok(there.then_some(Change::Remove(import.disk)).into_iter().collect())
+            let there = import.file_in(names);
+            Ok(there.map(|_| Change::Remove(import.disk)).into_iter().collect())
         })?;
         // What a clone that was cut short has left.
         let part = part_of(&self.base_path(import.disk));

@@ -202,19 +202,13 @@ pub(super) fn importing(disk: &str) -> String {
     format!("{disk}.importing")
 }
 
-fn add(group: &Group, vm: &Vm, path: &str, kind: FileKind) -> Result<DiskOrdinal> {
+pub(super) fn add(group: &Group, vm: &Vm, path: &str, kind: FileKind) -> Result<DiskOrdinal> {
     let mut ordinal = DiskOrdinal(0);
     group.change_with(|names| {
         ordinal = DiskOrdinal(names.last.0 + 1);
         Ok(Change::Add(ordinal, payload(vm, ordinal, path, kind)))
     })?;
     Ok(ordinal)
-}
-
-/// What a copy that a restart interrupts leaves.
-#[cfg(test)]
-pub(super) fn add_for_test(vm: &Vm, path: &str) {
-    add(&vm.group().unwrap(), vm, path, FileKind::File).unwrap();
 }
 
 /// A file without a byte. Its identity is random: made from the VM's own and the place in its group, both never used

@@ -1,9 +1,11 @@
 //! Images that are taken in without a copy, and what is refused.
 
 use super::site::{WHO, open, outcome};
+use crate::format::FileKind;
 use crate::protection::job::{JobKind, JobState};
 use crate::protection::{Refusal, Refused, Verb};
 use crate::site::Site;
+use crate::site::commands::import::add;
 use crate::site::commands::{Accepted, On};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -140,7 +142,7 @@ fn a_restart_ends_the_job_as_the_disk_says() {
         site.jobs().admit(JobKind::Import, "web", None, true, &line, &["copy", "name"]).unwrap().id
     };
     let (came, cut) = (left("a.raw"), left("b.raw"));
-    super::super::import::add_for_test(&vm, "b.raw.importing");
+    add(&vm.group().unwrap(), &vm, "b.raw.importing", FileKind::File).unwrap();
     site.close().unwrap();
     drop((vm, site));
     let site = open(dir.path());
