@@ -33,6 +33,7 @@ impl Group {
     }
 
     pub(crate) fn full_checkpoint(&self, closed: bool) -> Result<()> {
+        self.refuse_left()?;
         // K5: writers go on meanwhile, and may begin a segment between any two of these steps.
         let (_, entered) = self.entered();
         let mut scan = self.log.scan_from(entered);

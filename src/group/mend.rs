@@ -7,6 +7,8 @@
 //!     and no checkpoint either, and everybody who holds it goes over to the successor (`Group::is_left`).
 //! W4. A target is always opened anew. What it had received when the sync failed is in the log and in the index and not
 //!     on the line; nothing of it was confirmed, so that the source sends again whatever the recovery doesn't find.
+//! W5. Of one whose files are to be deleted nobody makes a file any more: who works on it is waited for, who comes after
+//!     it finds it left.
 
 use crate::group::group::GroupParts;
 use crate::group::open::OpenReport;
@@ -74,6 +76,18 @@ impl Group {
             );
         }
         Ok(())
+    }
+
+    /// The end of a group whose files are to be deleted (W5). Waits for a round or a checkpoint that runs.
+    pub fn end(&self) {
+        self.freeze(Gate::Stopped);
+        self.left.store(true, Ordering::Release);
+        if left_out("W5: who works on a group that ends is waited for") {
+            return;
+        }
+        let _rounds = self.rounds.lock();
+        let _work = self.work.lock();
+        drop(self.core.lock());
     }
 
     /// A sync has failed: mended at once if nothing is missing, else stopped.

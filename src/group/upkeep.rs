@@ -81,6 +81,9 @@ impl Care {
 impl Group {
     /// Does what is due; `now_ns` is monotonic. Returns whether more is due at once.
     pub fn keep(&self, state: &mut Upkeep, care: Care, now_ns: u64) -> Result<bool> {
+        if self.is_left() {
+            return Ok(false);
+        }
         if self.is_poisoned() {
             if now_ns.saturating_sub(state.mended_ns) >= MEND_NS {
                 state.mended_ns = now_ns;

@@ -59,5 +59,14 @@ pub(crate) fn left_out(rule: &str) -> bool {
     LEFT_OUT.with_borrow(|rules| rules.contains(&rule))
 }
 
+/// Runs with a rule left out on this thread.
+#[cfg(test)]
+pub(crate) fn without<T>(rule: &'static str, run: impl FnOnce() -> T) -> T {
+    LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
+    let done = run();
+    LEFT_OUT.with_borrow_mut(Vec::clear);
+    done
+}
+
 #[cfg(test)]
 mod tests;

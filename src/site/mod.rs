@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | store | the store directory: layout, lock, home, features, a separate journal directory |
+//! | unlisted | groups that no VM has: one is being made, or was removed |
 //! | site, vm, upkeep | the site, its VMs, and what is done for them again and again |
 //! | catalog, objects | small objects in files, replaced as a whole |
 //! | book | peers and tokens, as the link asks for them |
@@ -42,6 +43,7 @@ pub mod site;
 pub mod start;
 pub mod start_wait;
 pub mod store;
+mod unlisted;
 mod upkeep;
 mod vm;
 

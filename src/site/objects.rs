@@ -61,6 +61,20 @@ impl Object for GroupObject {
     }
 }
 
+/// A group that no VM has yet or any more: its directory goes at the next start, if that is still so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnlistedObject {
+    /// The group.
+    pub group: GroupId,
+}
+
+impl Object for UnlistedObject {
+    const FOLDER: &'static str = "catalog/unlisted";
+    fn key(&self) -> String {
+        self.group.to_string()
+    }
+}
+
 /// The recovery points of a group, in one file: a group makes one every few minutes, and a store has hundreds of
 /// groups.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

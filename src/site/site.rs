@@ -15,6 +15,7 @@ use crate::site::requests::Requests;
 use crate::site::start::Openings;
 use crate::site::start_wait::StartWait;
 use crate::site::store::{Moved, OpenFor, Store};
+use crate::site::unlisted;
 use crate::vocab::{Error, GroupId, Kind, Result, StoreId, Token, VmId};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
@@ -102,10 +103,12 @@ impl Site {
             tracing::error!("{error}");
             events.append(&Event::own(clock.wall_ns(), None, error.to_string()), false)?;
         }
+        let damaged_vms = !damaged.is_empty();
         let (jobs, interrupted, damaged) = Jobs::open(store.catalog().clone(), clock.clone())?;
         for error in &damaged {
             tracing::error!("{error}");
         }
+        unlisted::delete(&store, &parts, &objects, damaged_vms)?;
         let jobs = Arc::new(jobs);
         let seconds = store.settings()?.start_wait_seconds;
         let start = StartWait::open(store.catalog().clone(), clock.clone(), mount, seconds)?;
@@ -284,7 +287,9 @@ impl Site {
         if vms.contains_key(name) {
             return Err(Error::new(Kind::Exists, format!("there is a VM {name} already")));
         }
-        let group = Group::create(self.parts.clone(), GroupId(self.entropy.random_128()))?;
+        let group = GroupId(self.entropy.random_128());
+        self.say_unlisted(group)?;
+        let group = Group::create(self.parts.clone(), group)?;
         let id = VmId(self.entropy.random_128());
         self.enter_vm(&mut vms, (id, name, single), group, None)
     }
@@ -309,6 +314,7 @@ impl Site {
             GroupObject { id: group.id(), name: None, vms: vec![id], peer, role_hint: None, policy: None };
         self.store.catalog().put(&of_one)?;
         self.store.catalog().put(&object)?;
+        self.is_listed(group.id())?;
         let vm = Arc::new(Vm::of(&object, &self.parts, &self.start));
         if peer.is_some() {
             *vm.peer.lock() = peer;
@@ -343,62 +349,19 @@ impl Site {
         Ok(())
     }
 
-    /// Removes a VM with all that is kept of it. The catalog's entry goes first: what a crash leaves behind is
-    /// nobody's.
-    ///
-    /// # Errors
-    /// `Refused` while it is protected, `Busy` while an image is being taken in: it may be the only copy.
-    pub fn remove_vm(&self, vm: &Vm) -> Result<()> {
-        self.refuse_if_protected(vm, "removed")?;
-        match vm.opened() {
-            Some(group) => group.without_import(|| self.remove_all_of(vm)),
-            None => self.remove_all_of(vm),
-        }
-    }
-
-    fn remove_all_of(&self, vm: &Vm) -> Result<()> {
-        let mut vms = self.vms.write();
-        self.store.catalog().delete::<VmObject>(&vm.id.to_string())?;
-        self.store.catalog().delete::<GroupObject>(&vm.group_id.to_string())?;
-        vms.remove(&vm.name());
-        drop(vms);
-        if let Some(group) = vm.group.lock().take() {
-            group.freeze(crate::group::Gate::Frozen);
-        }
-        let dir = GroupParts::dir(vm.group_id);
-        for storage in [&self.parts.store, &self.parts.journal] {
-            remove_tree(&**storage, &dir)?;
-        }
-        Ok(())
-    }
-
     /// Whether the VM has a target: then it is neither removed nor renamed, and its disks don't shrink.
     /// One whose history can't be read counts as one that has.
     pub fn is_protected(&self, vm: &Vm) -> bool {
         vm.known().map_or(true, |known| known.state() != State::Unprotected)
     }
 
-    fn refuse_if_protected(&self, vm: &Vm, what: &str) -> Result<()> {
+    pub(super) fn refuse_if_protected(&self, vm: &Vm, what: &str) -> Result<()> {
         if self.is_protected(vm) {
             return Err(Error::new(Kind::Refused, format!("{} is protected and can't be {what}", vm.name()))
                 .advice("`unprotect` it first"));
         }
         Ok(())
     }
-}
-
-fn remove_tree(storage: &dyn crate::seam::Storage, dir: &std::path::Path) -> Result<()> {
-    if !storage.exists(dir)? {
-        return Ok(());
-    }
-    for name in storage.list(dir)? {
-        let path = dir.join(name);
-        match storage.list(&path) {
-            Ok(_) => remove_tree(storage, &path)?,
-            Err(_) => storage.remove(&path)?,
-        }
-    }
-    storage.remove_dir(dir)
 }
 
 /// The boot of this machine; zeros where the kernel doesn't say.

@@ -53,6 +53,8 @@ impl Site {
                     more |= due;
                     failed.remove(&vm.id);
                 }
+                // What is being deleted needs nothing (Z3 of `unlisted`).
+                Err(_) if vm.is_removed() => {}
                 Err(error) => self.keep_failed(&vm, &error, now, failed),
             }
         }
@@ -85,6 +87,9 @@ impl Site {
         let mut told = None;
         let mut open = || {
             let mut open = vm.group.lock();
+            if vm.is_removed() {
+                return Err(Error::new(Kind::Stale, format!("the VM {} was removed", vm.name())));
+            }
             let (group, report, missing) = old.reopen()?;
             if report.damage.is_none() {
                 Ground::settle(&group)?;

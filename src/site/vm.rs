@@ -1,6 +1,6 @@
 //! The protected item: one entry of `disks/`, with its group.
 
-use crate::group::{Group, GroupParts, Upkeep};
+use crate::group::{Group, GroupParts, Upkeep, left_out};
 use crate::protection::Role;
 use crate::protection::health::Health;
 use crate::protection::policy::{Policy, SiteSettings};
@@ -10,10 +10,10 @@ use crate::site::facts::Known;
 use crate::site::objects::VmObject;
 use crate::site::room::Noted;
 use crate::site::start_wait::{StartWait, Waiting};
-use crate::vocab::{GroupId, Result, StoreId, VmId};
+use crate::vocab::{Error, GroupId, Kind, Result, StoreId, VmId};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// The protected item: one entry of `disks/`.
 pub struct Vm {
@@ -24,6 +24,8 @@ pub struct Vm {
     /// The site that its group replicates to or from.
     pub(super) peer: Mutex<Option<StoreId>>,
     pub(super) group: Mutex<Option<Arc<Group>>>,
+    /// It was removed: its group isn't opened any more (Z3 of `unlisted`). Changes under the lock of `group`.
+    pub(super) removed: AtomicBool,
     pub(super) upkeep: Mutex<Upkeep>,
     pub(super) parts: GroupParts,
     /// One command at a time: what it was judged by stays true until it is done.
@@ -55,6 +57,7 @@ impl Vm {
             group_id: object.group,
             peer: Mutex::new(None),
             group: Mutex::new(None),
+            removed: AtomicBool::new(false),
             upkeep: Mutex::new(Upkeep::default()),
             parts: parts.clone(),
             commanding: Mutex::default(),
@@ -96,11 +99,14 @@ impl Vm {
     /// Its group, recovered at the first call.
     ///
     /// # Errors
-    /// What recovery can't mend: the VM is not served, others are.
+    /// What recovery can't mend: the VM is not served, others are. `Stale` once the VM was removed.
     pub fn group(&self) -> Result<Arc<Group>> {
         let mut open = self.group.lock();
         if let Some(group) = &*open {
             return Ok(group.clone());
+        }
+        if self.is_removed() && !left_out("Z3: the group of a removed VM is not opened") {
+            return Err(Error::new(Kind::Stale, format!("the VM {} was removed", self.name())));
         }
         let (group, report) = Group::open(self.parts.clone(), self.group_id)?;
         for note in &report.notes {
@@ -164,6 +170,10 @@ impl Vm {
     #[cfg(test)]
     pub(crate) fn still_upkeep(&self) -> parking_lot::MutexGuard<'_, Upkeep> {
         self.upkeep.lock()
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::Acquire)
     }
 
     pub(super) fn opened(&self) -> Option<Arc<Group>> {

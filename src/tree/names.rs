@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Files and directories that a group can have (the checkpoint has an entry for each).
 const FILES_MAX: usize = 4096;
-/// VMs whose only file was removed while it was open have this name until the last opening ends.
+/// VMs that were removed while a file of theirs was open have this name until the last opening ends.
 const REMOVED_VM: &str = "~removed-";
 const S_ISGID: u16 = 0o2000;
 
@@ -289,7 +289,7 @@ impl Tree {
 
     /// Removes a VM whose directory is empty, or that is a single file.
     fn remove_entry(&self, live: &Live) -> Answer<()> {
-        if !live.is_dir() && self.handles.is_open(live.vm.id(), live.file) {
+        if self.handles.is_vm_open(live.vm.id()) {
             let hidden = format!("{REMOVED_VM}{}", live.vm.id());
             return self.host.rename_vm(&*live.vm, &hidden).map_err(failed);
         }
@@ -310,18 +310,19 @@ impl Tree {
             tracing::warn!(%error, "times of a file are not kept");
         }
         let Ok(named) = live.named() else { return };
-        let removed = named.path.starts_with(REMOVED);
-        if !removed && !is_removed_vm(&live.vm.name()) {
+        if !named.path.starts_with(REMOVED) && !is_removed_vm(&live.vm.name()) {
             return;
         }
         let _one = self.change.lock();
-        if self.handles.is_open(live.vm.id(), live.file) {
-            return;
-        }
-        let done = if removed {
-            live.group.change(&Change::Remove(live.disk)).map(|()| self.forget_live(live)).map_err(failed)
-        } else {
+        let done = if is_removed_vm(&live.vm.name()) {
+            if self.handles.is_vm_open(live.vm.id()) {
+                return;
+            }
             self.remove_vm(&*live.vm)
+        } else if self.handles.is_open(live.vm.id(), live.file) {
+            return;
+        } else {
+            live.group.change(&Change::Remove(live.disk)).map(|()| self.forget_live(live)).map_err(failed)
         };
         if let Err(errno) = done {
             tracing::warn!(?errno, "a removed file stays until the next mount");

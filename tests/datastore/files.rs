@@ -5,6 +5,7 @@ use crate::fuse::harness::*;
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::time::{Duration, Instant};
 
 type Errno<T> = Result<T, Option<i32>>;
 
@@ -89,6 +90,35 @@ fn entries_of_disks_are_as_filesystems_to_each_other() {
     drop(open);
     for place in ["", "vms", "site", "vms/a"] {
         assert_eq!(errno(fs::create_dir(mount.path(place).join("x"))), Err(Some(libc::EPERM)), "{place}");
+    }
+    mount.stop();
+}
+
+/// A file that is open when its VM goes is there until it is closed; then all that was kept of the VM goes.
+#[test]
+fn a_vm_is_removed_while_a_file_of_it_is_open() {
+    let mount = datastore();
+    let dir = mount.path("disks/vm");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("d.raw"), "before").unwrap();
+    let open = File::options().read(true).write(true).open(dir.join("d.raw")).unwrap();
+    fs::remove_dir_all(&dir).unwrap();
+    let groups = || fs::read_dir(mount.options.root.join("store/groups")).unwrap().count();
+    let seen = || {
+        let mut bytes = [0; 6];
+        open.read_exact_at(&mut bytes, 0).map(|()| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    assert_eq!((seen().unwrap(), dir.exists(), groups()), ("before".into(), false, 1));
+    assert!(mount.kill_worker());
+    open.write_all_at(b"behind", 0).unwrap();
+    assert_eq!((seen().unwrap(), dir.exists(), groups()), ("behind".into(), false, 1));
+    fs::create_dir(&dir).unwrap();
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "one of the same name is another");
+    drop(open);
+    let until = Instant::now() + Duration::from_secs(20);
+    while groups() > 1 {
+        assert!(Instant::now() < until, "what was kept of a removed VM is still there");
+        std::thread::sleep(Duration::from_millis(10));
     }
     mount.stop();
 }

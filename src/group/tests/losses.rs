@@ -3,15 +3,7 @@
 use super::sites::{Checked, World, begin, text};
 use crate::group::Gate;
 use crate::history::{Event, Operation};
-use crate::journal::LEFT_OUT;
-
-/// Runs with a rule left out from here on.
-fn without<T>(rule: &'static str, run: impl FnOnce() -> T) -> T {
-    LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
-    let done = run();
-    LEFT_OUT.with_borrow_mut(Vec::clear);
-    done
-}
+use crate::journal::without;
 
 /// `SEED` alone, or as many as the budget has.
 fn seeds() -> std::ops::Range<u64> {

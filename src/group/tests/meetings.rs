@@ -6,12 +6,14 @@ use super::site::store;
 use super::space::{DISK, disk, write};
 use crate::exchange::DiskRange;
 use crate::group::line::BETWEEN;
-use crate::group::{Care, Driver, Gate, Group, Op};
+use crate::group::{Care, Driver, Gate, Group, Op, Upkeep};
 use crate::history::RowKind;
 use crate::journal::LEFT_OUT;
 use crate::seam::SimDevice;
 use crate::vocab::{Kind, Token};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const SIZE: u64 = 64 << 10;
 
@@ -260,4 +262,40 @@ fn a_segment_that_ends_while_ranges_are_asked_for_is_not_missed() {
         !without(rule, ranges_meet_the_end_of_a_segment),
         "ranges of a segment without a record in the log"
     );
+}
+
+/// A group ends while a checkpoint is written: whether its end waited.
+fn an_end_meets_a_checkpoint() -> bool {
+    const W5: &str = "W5: who works on a group that ends is waited for";
+    let (_device, group) = group(1);
+    write(&group, 1);
+    let out = LEFT_OUT.with_borrow(|out| out.contains(&W5));
+    let (send, ended) = std::sync::mpsc::channel();
+    let waited = Arc::new(AtomicBool::new(false));
+    let (ending, seen) = (group.clone(), waited.clone());
+    at("checkpoint: names", move || {
+        std::thread::spawn(move || {
+            if out {
+                LEFT_OUT.with_borrow_mut(|out| out.push(W5));
+            }
+            ending.end();
+            send.send(()).unwrap();
+        });
+        let inside = ended.recv_timeout(Duration::from_millis(300));
+        seen.store(inside.is_err(), Ordering::Release);
+    });
+    let _ = group.checkpoint();
+    BETWEEN.with_borrow_mut(|look| *look = None);
+    while !group.is_left() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(group.checkpoint().err().map(|e| e.kind()), Some(Kind::Busy));
+    assert!(!group.keep(&mut Upkeep::default(), super::FREE, 1).unwrap());
+    waited.load(Ordering::Acquire)
+}
+
+#[test]
+fn a_group_ends_when_nobody_works_on_it() {
+    assert!(an_end_meets_a_checkpoint());
+    assert!(!without("W5: who works on a group that ends is waited for", an_end_meets_a_checkpoint));
 }

@@ -9,11 +9,12 @@ use crate::vocab::{Error, Kind, Result};
 use serde::de::DeserializeOwned;
 use std::path::Path;
 
-const FOLDERS: [&str; 10] = [
+const FOLDERS: [&str; 11] = [
     "site",
     "site/peers",
     "catalog/vms",
     "catalog/groups",
+    "catalog/unlisted",
     "catalog/points",
     "catalog/policies",
     "catalog/group-policies",
