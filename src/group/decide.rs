@@ -4,7 +4,7 @@ use crate::group::Group;
 use crate::group::epoch::Begin;
 use crate::group::queue::Gate;
 use crate::history::RowKind;
-use crate::vocab::{EpochId, Error, Kind, LogPlace, Moment, Result, Token};
+use crate::vocab::{EpochId, Error, Kind, LogPlace, Moment, Pos, Result, Token};
 
 impl Group {
     /// Closes the gate and waits until what had entered is appended. Nothing enters after it (G3).
@@ -78,5 +78,38 @@ impl Group {
         let last = path.intervals().last();
         last.map(|i| LogPlace { log: i.log, pos: i.to })
             .ok_or_else(|| Error::new(Kind::NotFound, format!("{moment} is before every record")))
+    }
+
+    /// Bytes of the journal on the live path behind a moment, and whether these are all. Where the moment isn't held any
+    /// more, or isn't on the path, they are what is held of the path.
+    ///
+    /// # Errors
+    /// Reading the spans.
+    pub fn bytes_behind(&self, moment: Moment) -> Result<(u64, bool)> {
+        let head = self.head();
+        if moment == head {
+            return Ok((0, true));
+        }
+        let from = match self.place_behind(moment) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e),
+            place => place.ok(),
+        };
+        let mut core = self.core.lock();
+        self.refresh_spans(&mut core);
+        let path = self.path_of(&core, head)?;
+        let whole = path.intervals();
+        let found = from.and_then(|place| {
+            let at =
+                whole.iter().position(|i| i.log == place.log && i.from <= place.pos && place.pos <= i.to)?;
+            Some((at, place.pos))
+        });
+        let (first, begin) = found.unwrap_or((0, Pos(0)));
+        let held = self.log.segments().first().map_or(Pos(0), |segment| segment.start);
+        let bytes = whole.iter().enumerate().skip(first).map(|(at, i)| {
+            let from = if at == first { i.from.max(begin) } else { i.from };
+            let from = if i.log == self.log.id() { from.max(held) } else { from };
+            i.to.0.saturating_sub(from.0)
+        });
+        Ok((bytes.sum(), found.is_some()))
     }
 }

@@ -331,23 +331,6 @@ pub enum Event {
         /// The moment it shows.
         moment: Moment,
     },
-    /// A copy that is being built is durable up to here.
-    CopyProgress {
-        /// The job.
-        op: Token,
-        /// The staging log.
-        log: LogId,
-        /// The newest moment staged; none: nothing yet.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        staged: Option<Moment>,
-        /// Bytes still to be filled.
-        missing_bytes: u64,
-    },
-    /// A copy was given up; its staging log is void.
-    CopyDropped {
-        /// The staging log.
-        log: LogId,
-    },
     /// Replication is paused, or goes on.
     Paused {
         /// The command.
@@ -388,15 +371,13 @@ impl Event {
             Self::SyncBack { .. } => "sync-back",
             Self::BranchDropped { .. } => "branch-dropped",
             Self::SeedDropped { .. } => "seed-dropped",
-            Self::CopyProgress { .. } => "copy-progress",
-            Self::CopyDropped { .. } => "copy-dropped",
             Self::Paused { .. } => "paused",
         }
     }
 }
 
 /// Every kind that this version knows.
-const KINDS: [&str; 30] = [
+const KINDS: [&str; 28] = [
     "epoch",
     "withdrawn",
     "intent",
@@ -424,8 +405,6 @@ const KINDS: [&str; 30] = [
     "sync-back",
     "branch-dropped",
     "seed-dropped",
-    "copy-progress",
-    "copy-dropped",
     "paused",
 ];
 

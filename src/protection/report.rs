@@ -17,6 +17,27 @@ pub enum Rpo {
     AtLeast(u64),
 }
 
+/// What the peer lacks, in bytes of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacking {
+    /// So many.
+    Bytes(u64),
+    /// At least so many: what it acknowledged last isn't held any more.
+    AtLeast(u64),
+    /// The peer wasn't heard since the start.
+    Unknown,
+}
+
+impl Lacking {
+    /// As far as it is known.
+    pub fn known(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) | Self::AtLeast(bytes) => bytes,
+            Self::Unknown => 0,
+        }
+    }
+}
+
 /// The other site, as seen from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerReport {
@@ -77,7 +98,7 @@ pub struct StatusReport {
     /// How old the standby is.
     pub rpo: Rpo,
     /// Bytes written and not durable at the target.
-    pub backlog: u64,
+    pub backlog: Lacking,
     /// The newest moment, durable or not.
     pub head: Option<At>,
     /// The newest that is durable and checked.

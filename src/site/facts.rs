@@ -140,9 +140,6 @@ impl Known {
             Event::Rewound { .. } => Fact::Rewound,
             Event::SplitBrain { .. } => Fact::SplitBrain,
             Event::Reconciled { .. } => Fact::Reconciled,
-            // At a target a copy over an older image; at a source its jobs know.
-            Event::CopyProgress { .. } if self.facts.role == Role::Target => Fact::ResyncBegun,
-            Event::CopyDropped { .. } if self.facts.role == Role::Target => Fact::ResyncDropped,
             _ => return None,
         })
     }

@@ -6,7 +6,7 @@
 use crate::exchange::Rpo as Measured;
 use crate::protection::health::{Reason, Seen};
 use crate::protection::report::{
-    At, DiskReport, HealthReport, PeerReport, Rpo, SiteReport, StatusReport, next_step,
+    At, DiskReport, HealthReport, Lacking, PeerReport, Rpo, SiteReport, StatusReport, next_step,
 };
 use crate::protection::{State, size_text};
 use crate::site::events::Event;
@@ -110,16 +110,7 @@ impl Site {
 
     fn rpo_of(&self, vm: &Vm, replicated: Option<&GroupStatus>) -> Result<Rpo> {
         let state = vm.known()?.state();
-        let has_standby = matches!(
-            state,
-            State::Protected
-                | State::Resyncing
-                | State::ResyncRequired
-                | State::HandingOver
-                | State::Standby
-                | State::ResyncingTarget
-        );
-        if !has_standby {
+        if !has_standby(state) {
             return Ok(Rpo::None);
         }
         Ok(match replicated.map(|r| r.rpo) {
@@ -132,14 +123,16 @@ impl Site {
         })
     }
 
-    fn backlog_of(&self, vm: &Vm, replicated: Option<&GroupStatus>) -> Result<u64> {
-        let Some(acknowledged) = replicated.and_then(|r| r.state.acknowledged) else { return Ok(0) };
-        if !vm.known()?.state().is_source() {
-            return Ok(0);
+    fn backlog_of(&self, vm: &Vm, replicated: Option<&GroupStatus>) -> Result<Lacking> {
+        let state = vm.known()?.state();
+        if !state.is_source() || !has_standby(state) {
+            return Ok(Lacking::Bytes(0));
         }
-        let group = vm.group()?;
-        let (head, held) = (group.place_behind(group.head())?, group.place_behind(acknowledged));
-        Ok(held.map_or(0, |held| head.pos.0.saturating_sub(held.pos.0)))
+        let Some(acknowledged) = replicated.and_then(|r| r.state.acknowledged) else {
+            return Ok(Lacking::Unknown);
+        };
+        let (bytes, exact) = vm.group()?.bytes_behind(acknowledged)?;
+        Ok(if exact { Lacking::Bytes(bytes) } else { Lacking::AtLeast(bytes) })
     }
 
     fn peer_of(&self, vm: &Vm, replicated: Option<&GroupStatus>) -> Result<Option<PeerReport>> {
@@ -274,7 +267,7 @@ impl Site {
         if age > threshold {
             see(Reason::RpoExceeded, seconds(age), seconds(threshold));
         }
-        let backlog = self.backlog_of(vm, replicated.as_ref())?;
+        let backlog = self.backlog_of(vm, replicated.as_ref())?.known();
         if backlog > BACKLOG_HIGH {
             see(Reason::BacklogHigh, Some(size_text(backlog)), Some(size_text(BACKLOG_HIGH)));
         }
@@ -333,6 +326,18 @@ impl Site {
 }
 
 /// Whether the old source has not said that it yielded.
+fn has_standby(state: State) -> bool {
+    matches!(
+        state,
+        State::Protected
+            | State::Resyncing
+            | State::ResyncRequired
+            | State::HandingOver
+            | State::Standby
+            | State::ResyncingTarget
+    )
+}
+
 fn unfenced(state: Option<State>, replicated: Option<&GroupStatus>) -> bool {
     matches!(state, Some(State::FailedOver | State::Committed))
         && !replicated.is_some_and(|r| r.state.peer_fenced)

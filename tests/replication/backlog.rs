@@ -6,6 +6,7 @@ use super::*;
 use standbyfs::history::{Event, JumpReason};
 use standbyfs::protection::State;
 use standbyfs::protection::health::Reason;
+use standbyfs::protection::report::Lacking;
 use standbyfs::site::commands::Caller;
 
 const WHO: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -60,6 +61,11 @@ fn writers_go_on_where_the_peer_is_away_and_it_gets_what_changed() {
     assert_eq!((group.refused(), let_go(&a)), (0, 1));
     assert!(group.journal_used() <= 40 << 20, "{}", group.journal_used());
     guest.same(&a, "while the peer is away");
+    let (lacking, used) = (a.site.status_of(&a.vm("web")).unwrap().backlog, group.journal_used());
+    assert!(
+        matches!(lacking, Lacking::AtLeast(bytes) if bytes > 0 && bytes <= used),
+        "{lacking:?} of {used}"
+    );
     assert_eq!((group_of(&b.vm("web")).head(), state(&b)), (before, State::Standby));
     // A restart of the source knows it by its history.
     drop(group);

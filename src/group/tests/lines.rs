@@ -167,3 +167,31 @@ fn a_copy_is_dropped_once_the_head_is_another() {
     driver.connected(2);
     assert!(group.copy_statement().unwrap().is_none(), "a copy over {at} at {epoch}");
 }
+
+/// What lies on the live path behind a moment, in bytes of the journal; what is on no path, or not held, is not counted
+/// from, and said so.
+#[test]
+fn bytes_behind_a_moment_are_those_of_the_live_path() {
+    let device = SimDevice::new(3);
+    let group = Group::create(parts(&device, 3), id()).unwrap();
+    disk(&group, 64 << 10).unwrap();
+    let first = write(&group, 1);
+    let place = group.log.end();
+    (2..6).for_each(|tag| _ = write(&group, tag));
+    let left = group.head();
+    let behind = group.log.end().0 - place.0;
+    assert!(behind >= 4 * 4096);
+    assert_eq!(group.bytes_behind(first).unwrap(), (behind, true));
+    assert_eq!(group.bytes_behind(left).unwrap(), (0, true));
+    // The live path goes on from the first write: what was left lies on it no more.
+    decide(&group, first).unwrap();
+    let decided = group.log.end();
+    write(&group, 7);
+    let after = group.log.end().0 - decided.0;
+    let (bytes, exact) = group.bytes_behind(first).unwrap();
+    assert!(exact && bytes >= after && bytes < behind, "{bytes} of {after} and {behind}");
+    assert!(!group.bytes_behind(left).unwrap().1);
+    let unknown = Moment { epoch: EpochId([0xab; 16]), seq: first.seq };
+    let (held, exact) = group.bytes_behind(unknown).unwrap();
+    assert!(!exact && held > bytes && held <= group.journal_used(), "{held}");
+}

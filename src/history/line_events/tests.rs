@@ -59,8 +59,6 @@ fn all() -> Vec<Event> {
         Event::SyncBack { head: moment(9) },
         Event::BranchDropped { op, epoch },
         Event::SeedDropped { op, moment: moment(1) },
-        Event::CopyProgress { op, log, staged: Some(moment(2)), missing_bytes: 1 << 40 },
-        Event::CopyDropped { log },
         Event::Paused { op, paused: true },
     ]
 }

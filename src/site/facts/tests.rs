@@ -84,10 +84,6 @@ fn source() -> Vec<(Event, State)> {
 fn target() -> Vec<(Event, State)> {
     vec![
         (Event::Target { op: op(50), source: THERE, seed: None }, State::Receiving),
-        (
-            Event::CopyProgress { op: op(50), log: LogId([7; 16]), staged: None, missing_bytes: 5 },
-            State::Receiving,
-        ),
         (jump(), State::Standby),
     ]
 }
@@ -149,11 +145,6 @@ fn a_target_goes_through_its_states() {
     steps.extend([
         (intent(7, Operation::Failover), FailingOver),
         (Event::Cancelled { op: op(7) }, Standby),
-        (
-            Event::CopyProgress { op: op(8), log: LogId([8; 16]), staged: None, missing_bytes: 5 },
-            ResyncingTarget,
-        ),
-        (Event::CopyDropped { log: LogId([8; 16]) }, Standby),
         (Event::Orphaned { peer: THERE, migrated: false }, Orphaned),
     ]);
     walk(&steps);

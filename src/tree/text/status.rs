@@ -1,9 +1,9 @@
 //! `status` of a VM, of a group and of the site.
 
 use super::sheet::{Sheet, Value};
-use crate::protection::State;
 use crate::protection::admission::moment_name;
-use crate::protection::report::{At, DiskReport, PeerReport, Rpo, SiteReport, StatusReport};
+use crate::protection::report::{At, DiskReport, Lacking, PeerReport, Rpo, SiteReport, StatusReport};
+use crate::protection::{State, size_text};
 
 /// `status` of a VM or group.
 pub fn status_sheet(r: &StatusReport) -> Sheet {
@@ -23,7 +23,7 @@ pub fn status_sheet(r: &StatusReport) -> Sheet {
         sheet.set("start-wait", format!("{}s", left.div_ceil(1_000_000_000)));
     }
     peer_lines(&mut sheet, r.peer.as_ref());
-    sheet.set("health", r.health.name()).set("rpo", rpo_text(r.rpo)).set("backlog", Value::Bytes(r.backlog));
+    sheet.set("health", r.health.name()).set("rpo", rpo_text(r.rpo)).set("backlog", lacking(r.backlog));
     moment_lines(&mut sheet, ["head", "head-time"], r.head);
     moment_lines(&mut sheet, ["processed", "processed-time"], r.processed);
     moment_lines(&mut sheet, ["oldest", "oldest-time"], r.oldest);
@@ -87,6 +87,14 @@ fn rpo_text(rpo: Rpo) -> String {
         Rpo::Age(ns) if ns < 100_000_000_000 => tenths(ns),
         Rpo::Age(ns) => format!("{}s", ns / 1_000_000_000),
         Rpo::AtLeast(ns) => format!(">= {}s (no contact)", ns / 1_000_000_000),
+    }
+}
+
+fn lacking(lacking: Lacking) -> Value {
+    match lacking {
+        Lacking::Bytes(bytes) => Value::Bytes(bytes),
+        Lacking::AtLeast(bytes) => format!(">= {} (older was let go)", size_text(bytes)).into(),
+        Lacking::Unknown => "unknown (no contact)".into(),
     }
 }
 

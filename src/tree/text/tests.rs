@@ -24,7 +24,7 @@ fn report() -> StatusReport {
         peer: Some(PeerReport { name: "paris".into(), connected: Ok(5 * S), writing: Some(true) }),
         health: Severity::Ok,
         rpo: Rpo::Age(420_000_000),
-        backlog: 0,
+        backlog: Lacking::Bytes(0),
         head: Some(at(12, 60)),
         processed: Some(at(12, 60)),
         oldest: None,
@@ -44,6 +44,18 @@ fn report() -> StatusReport {
         }],
         next: "Nothing needs to be done.".into(),
     }
+}
+
+#[test]
+fn what_the_peer_lacks_is_said_as_far_as_it_is_known() {
+    let shown = |backlog| {
+        let sheet = status_sheet(&StatusReport { backlog, ..report() });
+        let text = sheet.text();
+        text.lines().find_map(|l| l.strip_prefix("backlog: ")).unwrap_or_default().to_owned()
+    };
+    assert_eq!(shown(Lacking::Bytes(3 << 20)), "3MiB");
+    assert_eq!(shown(Lacking::AtLeast(3 << 30)), ">= 3GiB (older was let go)");
+    assert_eq!(shown(Lacking::Unknown), "unknown (no contact)");
 }
 
 #[test]
