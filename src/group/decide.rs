@@ -3,8 +3,8 @@
 use crate::group::Group;
 use crate::group::epoch::Begin;
 use crate::group::queue::Gate;
-use crate::history::RowKind;
-use crate::vocab::{EpochId, Error, Kind, LogPlace, Moment, Pos, Result, Token};
+use crate::history::{RowKind, common_by_rows};
+use crate::vocab::{EpochId, Error, Kind, LogPlace, Moment, Pos, Result, Seq, Token};
 
 impl Group {
     /// Closes the gate and waits until what had entered is appended. Nothing enters after it (G3).
@@ -78,6 +78,17 @@ impl Group {
         let last = path.intervals().last();
         last.map(|i| LogPlace { log: i.log, pos: i.to })
             .ok_or_else(|| Error::new(Kind::NotFound, format!("{moment} is before every record")))
+    }
+
+    /// The first record of the live line that a site lacks which stands at `held`; none: it has all of them.
+    ///
+    /// # Errors
+    /// `NotFound` if `held` is of an epoch that isn't known here.
+    pub fn first_lacking(&self, held: Moment) -> Result<Option<Moment>> {
+        let head = self.head();
+        let core = self.core.lock();
+        let seq = common_by_rows(&core.table, head, held)?.map_or(Seq(1), |common| common.seq.next());
+        Ok(if seq > head.seq { None } else { core.table.line(head)?.at(seq) })
     }
 
     /// Bytes of the journal on the live path behind a moment, and whether these are all. Where the moment isn't held any

@@ -155,20 +155,17 @@ impl Driver {
         let Frame::Control(Control::Group { about, .. }) = frame else { return };
         let About::Descriptor(descriptor) = &**about else { return };
         let Some((held, _)) = descriptor.head else { return };
-        let head = self.group.head();
-        if held.seq >= head.seq {
-            return;
-        }
-        let first = Moment { epoch: head.epoch, seq: held.seq.next() };
+        let Some(first) = self.group.first_lacking(held).transpose() else { return };
         let wall = self.group.parts.clock.wall_ns();
-        // Not held any more: older than anything that is.
-        let time = self.group.time_of(first);
-        if !matches!(time, Ok(Some(_))) {
+        let time = first.and_then(|first| Ok((first, self.group.time_of(first)?)));
+        if !matches!(time, Ok((_, Some(_)))) {
+            // Not held any more, most likely: older than anything that is.
+            let head = self.group.head();
             tracing::warn!(
-                "how old {first} is can't be told ({time:?}); the head is {head}, the peer holds {held}"
+                "how old what the peer lacks is can't be told ({time:?}); the head is {head}, it holds {held}"
             );
         }
-        let time = time.ok().flatten();
+        let time = time.ok().and_then(|(_, time)| time);
         let age = time.map_or(now_ns, |time| wall.saturating_sub(time).max(0) as u64);
         self.link.backlog_since(now_ns.saturating_sub(age));
     }

@@ -195,3 +195,31 @@ fn bytes_behind_a_moment_are_those_of_the_live_path() {
     let (held, exact) = group.bytes_behind(unknown).unwrap();
     assert!(!exact && held > bytes && held <= group.journal_used(), "{held}");
 }
+
+/// The first record that a peer lacks is named by the epoch that it has on this site's line, also where the peer stands in
+/// an epoch that ended since, or on a branch.
+#[test]
+fn the_first_record_that_a_peer_lacks_has_a_time() {
+    let device = SimDevice::new(4);
+    let group = Group::create(parts(&device, 4), id()).unwrap();
+    disk(&group, SIZE).unwrap();
+    let old: Vec<Moment> = (1..6).map(|tag| write(&group, tag)).collect();
+    group.sync().unwrap();
+    drop(group);
+    let (group, _) = Group::open(parts(&device, 5), id()).unwrap();
+    let head = write(&group, 6);
+    assert_ne!(head.epoch, old[0].epoch);
+    let timed = |held| {
+        let first = group.first_lacking(held).unwrap()?;
+        group.time_of(first).unwrap().map(|_| first)
+    };
+    assert_eq!(timed(old[2]), Some(old[3]));
+    assert_eq!(timed(old[4]), Some(Moment { epoch: head.epoch, seq: old[4].seq.next() }));
+    assert_eq!(group.first_lacking(head).unwrap(), None);
+    let epoch = decide(&group, old[1]).unwrap();
+    write(&group, 7);
+    assert_eq!(timed(old[4]), Some(Moment { epoch, seq: old[1].seq.next() }));
+    assert_eq!(timed(head), Some(Moment { epoch, seq: old[1].seq.next() }));
+    let unknown = Moment { epoch: EpochId([0xab; 16]), seq: head.seq };
+    assert_eq!(group.first_lacking(unknown).err().map(|e| e.kind()), Some(Kind::NotFound));
+}

@@ -64,6 +64,31 @@ fn read_meets_the_first_base() -> bool {
         .all(|(n, block)| block.iter().all(|b| *b == if n == 0 { 16 } else { n as u8 }))
 }
 
+/// Two blocks, one of them in the base: both are written at once, and destaged, after a read has taken the other from
+/// the log.
+fn read_meets_a_round() -> bool {
+    let (_device, group) = group(4);
+    (1..3).for_each(|tag| _ = write(&group, tag));
+    group.round(None).unwrap();
+    write(&group, 1);
+    let behind = group.clone();
+    at("a read has bytes of the log", move || {
+        submit(&behind, DISK, Op::Write { offset: 4096, data: &[9; 8192] }, false).unwrap();
+        behind.round(None).unwrap();
+    });
+    let mut bytes = [0xee; 8192];
+    group.read_head(DISK, 4096, &mut bytes).unwrap();
+    BETWEEN.with_borrow_mut(|look| *look = None);
+    // One write is seen as a whole or not at all.
+    bytes == [9; 8192] || bytes[..4096] == [1; 4096] && bytes[4096..] == [2; 4096]
+}
+
+#[test]
+fn one_write_is_read_as_a_whole_while_it_goes_to_the_base() {
+    assert!(read_meets_a_round());
+    assert!(!without("V8: a read that a round begins beside looks again", read_meets_a_round));
+}
+
 /// A view that was opened before its disk had a base.
 fn view_meets_the_first_base() -> bool {
     let (_device, group) = group(2);
