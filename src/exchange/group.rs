@@ -87,6 +87,7 @@ pub struct GroupLink {
     due_ns: u64,
     rpo: SourceRpo,
     target_rpo: TargetRpo,
+    held: bool,
 }
 
 impl GroupLink {
@@ -107,6 +108,16 @@ impl GroupLink {
             due_ns: 0,
             rpo: SourceRpo::default(),
             target_rpo: TargetRpo::default(),
+            held: false,
+        }
+    }
+
+    /// While it is held nothing is shipped, in this connection and in later ones (A9 of `source`). What was asked for
+    /// before still goes.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+        if let (Phase::Source(source), Some(connection)) = (&mut self.phase, &self.connection) {
+            source.held = is_held(held, connection);
         }
     }
 
@@ -358,6 +369,7 @@ impl GroupLink {
             peer.copy.clone(),
         );
         source.lag_ns = self.rpo.lag_ns(self.now_ns);
+        source.held = is_held(self.held, connection);
         self.phase = Phase::Source(Box::new(source));
         self.due_ns = self.due_ns.max(self.now_ns + self.settings.frequency_ns.unwrap_or(0));
         self.begin(out)
@@ -400,6 +412,7 @@ impl GroupLink {
             None => true,
         };
         source.lag_ns = self.rpo.lag_ns(self.now_ns);
+        source.held = is_held(self.held, connection);
         let standing = connection.local.standing;
         let number = self.connections;
         let _ = Self::desk(&mut self.tickets, number, out, |desk| {
@@ -488,6 +501,11 @@ impl GroupLink {
             _ => Ok(()),
         }
     }
+}
+
+/// A handover is waited for: it ships what it needs (invariant 3).
+fn is_held(held: bool, connection: &Connection) -> bool {
+    held && !matches!(connection.local.roles.source, SourcePhase::Handed { .. })
 }
 
 fn common_of(verdict: &Verdict) -> Option<Common> {

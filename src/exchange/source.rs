@@ -10,6 +10,7 @@
 //! A6. A staged copy goes on only if its staged moment is on this site's line, with this site's chain value there.
 //! A7. What records changed that were skipped is missing again. Ranges of zeros are filled like others.
 //! A8. Publishing is asked for when nothing is missing, at the cursor.
+//! A9. While it is held nothing is read to be shipped, whatever begins anew meanwhile; what a handover needs is.
 
 use crate::exchange::effect::{Effect, Found, Plan, Planned, Report, Ticket};
 use crate::exchange::message::{About, CopyStatement, Data, Fill, Frame, Standing};
@@ -92,6 +93,8 @@ pub(crate) struct Source {
     begun: bool,
     /// What is told with each message.
     pub lag_ns: u64,
+    /// A9.
+    pub held: bool,
 }
 
 /// Why a connection must end: a name and a sentence.
@@ -131,6 +134,7 @@ impl Source {
             staged,
             begun: false,
             lag_ns: 0,
+            held: false,
         }
     }
 
@@ -234,7 +238,7 @@ impl Source {
     }
 
     fn room(&self) -> bool {
-        self.flying_bytes < self.window
+        self.flying_bytes < self.window && !self.held
     }
 
     /// Asks for the next thing to send, if there is room for it.

@@ -68,7 +68,6 @@ pub struct Driver {
     linked: bool,
     /// The epoch that this site was in when it last said what it is.
     said: EpochId,
-    held: bool,
     pub(super) peer_writes: Option<bool>,
     pub(super) peer_fenced: bool,
 }
@@ -90,7 +89,6 @@ impl Driver {
             met: false,
             linked: false,
             said: EpochId::NONE,
-            held: false,
             peer_writes: None,
             peer_fenced: false,
         }
@@ -221,7 +219,7 @@ impl Driver {
 
     /// While it is held nothing new is shipped.
     pub fn hold(&mut self, held: bool) {
-        self.held = held;
+        self.link.hold(held);
     }
 
     /// This site's roles have changed: a line of the history was written.
@@ -512,9 +510,7 @@ impl Driver {
         let (head, end) = self.group.standing();
         let durable = self.group.log.durable();
         let target = self.group.gate() == Gate::Target;
-        if self.held {
-            // What became durable meanwhile waits.
-        } else if durable >= end || left_out("D3: only what is durable is shipped") {
+        if durable >= end || left_out("D3: only what is durable is shipped") {
             self.durable = head;
         } else if !target && let Ok(Some(moment)) = self.group.moment_before(durable) {
             // Writers that never pause: what their last sync covers.

@@ -11,7 +11,7 @@ use crate::group::Group;
 use crate::group::group::Core;
 use crate::group::queue::Gate;
 use crate::group::read::MomentView;
-use crate::history::{Event, Row, RowKind, Table, common_by_rows};
+use crate::history::{Event, JumpLine, Row, RowKind, Table, common_by_rows};
 use crate::index::Interval;
 use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Result, Seq, Token};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ pub struct MomentAt {
     pub moment: Moment,
     /// An earlier moment has a later time: the clock went back.
     pub ambiguous: bool,
+    /// The time lies in a gap: what came between was passed over by a copy.
+    pub in_gap: bool,
 }
 
 /// Records held here that the live line does not go through.
@@ -192,21 +194,64 @@ impl Group {
     }
 
     /// The greatest moment of the live line with a wall time at or before `wall_ns`; `None` if all that is held is
-    /// later.
+    /// later, or the time itself is later than what can be said: than the newest record, or than now where this site
+    /// writes. What comes in later would change what was shown.
     pub fn moment_at(&self, wall_ns: i64) -> Result<Option<MomentAt>> {
+        let writes = matches!(self.gate(), Gate::Open { .. });
+        self.moment_within(wall_ns, if writes { self.parts.clock.wall_ns() } else { i64::MIN })
+    }
+
+    /// As [`Group::moment_at`]; beyond the newest record up to `until`.
+    pub(crate) fn moment_within(&self, wall_ns: i64, until: i64) -> Result<Option<MomentAt>> {
         let path = self.live.read().path.clone();
+        // Where a jump leads there are no records: it was published when that moment was the newest.
+        let jumps: Vec<(i64, JumpLine)> = self.with_events(|events| {
+            let jump = |(time, event): &(i64, Event)| match event {
+                Event::Jump(line) => Some((*time, line.clone())),
+                _ => None,
+            };
+            events.iter().filter_map(jump).collect()
+        });
+        let mut behind = None;
         for interval in path.intervals().iter().rev() {
-            let stretch = Interval { to: interval.to.min(self.entered().1), ..*interval };
-            let Some(found) = self.index.batch_at_time(stretch, wall_ns)? else { continue };
-            let Some(batch) = self.log.batch_at(found.row.pos)? else { continue };
-            let last = batch.records.iter().rfind(|r| {
-                r.entry.kind.has_seq() && batch.wall(r) <= wall_ns && batch.place(r) < interval.to
-            });
-            let seq = last.map_or(found.row.first_seq, |r| r.entry.seq);
-            let moment = Moment { epoch: batch.epoch, seq };
-            return Ok(Some(MomentAt { moment, ambiguous: found.ambiguous }));
+            let found = if interval.log == self.log.id() {
+                self.recorded_at(interval, wall_ns)?
+            } else {
+                let Some((time, jump)) = jumps.iter().rev().find(|(_, jump)| jump.log == interval.log) else {
+                    continue;
+                };
+                behind = jump.from;
+                let to = MomentAt { moment: jump.to, ambiguous: false, in_gap: false };
+                (*time <= wall_ns).then_some(to)
+            };
+            let Some(mut found) = found else { continue };
+            found.in_gap = behind.is_some_and(|from| from.seq == found.moment.seq);
+            let newest = found.moment.seq == self.head().seq && wall_ns > until;
+            let later = newest && self.time_of(found.moment)?.is_some_and(|time| time < wall_ns);
+            return Ok((!later).then_some(found));
+        }
+        // A copy whose bytes have all gone to the base has no log any more; its moment is the first that is held.
+        for (_, jump) in jumps.iter().rev().filter(|(time, _)| *time <= wall_ns) {
+            let newest = jump.to == self.head() && wall_ns > until;
+            if !newest && self.open_moment(jump.to).is_ok() {
+                return Ok(Some(MomentAt { moment: jump.to, ambiguous: false, in_gap: false }));
+            }
         }
         Ok(None)
+    }
+
+    /// The greatest moment of a stretch of this log with a wall time at or before `wall_ns`.
+    fn recorded_at(&self, interval: &Interval, wall_ns: i64) -> Result<Option<MomentAt>> {
+        let stretch = Interval { to: interval.to.min(self.entered().1), ..*interval };
+        let Some(found) = self.index.batch_at_time(stretch, wall_ns)? else { return Ok(None) };
+        let Some(batch) = self.log.batch_at(found.row.pos)? else { return Ok(None) };
+        let last = batch
+            .records
+            .iter()
+            .rfind(|r| r.entry.kind.has_seq() && batch.wall(r) <= wall_ns && batch.place(r) < interval.to);
+        let seq = last.map_or(found.row.first_seq, |r| r.entry.seq);
+        let moment = Moment { epoch: batch.epoch, seq };
+        Ok(Some(MomentAt { moment, ambiguous: found.ambiguous, in_gap: false }))
     }
 
     /// Branches that are held: lines that the live one has left, each by its end. An epoch that another one off the
@@ -235,6 +280,18 @@ impl Group {
             Ok(Branch { last, fork: common_by_rows(&core.table, last, head)? })
         };
         ended.map(branch).collect()
+    }
+
+    /// The branches that nobody has dropped, and the epochs of those that somebody did.
+    pub fn kept_branches(&self) -> Result<(Vec<Branch>, Vec<EpochId>)> {
+        let dropped = |(_, event): &(i64, Event)| match event {
+            Event::BranchDropped { epoch, .. } => Some(*epoch),
+            _ => None,
+        };
+        let dropped: Vec<EpochId> = self.with_events(|events| events.iter().filter_map(dropped).collect());
+        let mut branches = self.branches()?;
+        branches.retain(|branch| !dropped.contains(&branch.last.epoch));
+        Ok((branches, dropped))
     }
 
     /// S4: the lowest moment at which the live line leaves a branch that isn't `dropped`, or the line of one of these

@@ -84,7 +84,10 @@ pub fn admit(command: &Command, situation: &Situation) -> Result<(), Refused> {
     if let Some(column) = column {
         preconditions::first_failing(column, &situation.facts)?;
     }
-    if command.needs_confirm() && command.confirm.as_deref() != Some(situation.subject.as_str()) {
+    // A wrong name is refused also where none is needed: the line was meant for another.
+    let (given, named) =
+        (command.confirm.is_some(), command.confirm.as_deref() == Some(situation.subject.as_str()));
+    if (given || command.needs_confirm()) && !named {
         let given = command.confirm.as_ref().map(|name| format!("; given was `{name}`"));
         return Err(situation.named(Refusal::ConfirmNeeded).with("given", given.unwrap_or_default()));
     }

@@ -129,6 +129,11 @@ impl PointSet {
         self.points.remove(&id).is_some()
     }
 
+    /// Leaves the others out, without remembering them as deleted.
+    pub fn retain(&mut self, keep: impl Fn(&Point) -> bool) {
+        self.points.retain(|_, point| keep(point));
+    }
+
     /// Forgets that these were deleted: the peer has heard it.
     pub fn forget_gone(&mut self, ids: impl IntoIterator<Item = Token>) {
         ids.into_iter().for_each(|id| {

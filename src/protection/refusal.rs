@@ -218,7 +218,7 @@ impl Refusal {
 
     /// This refusal, with nothing filled in.
     pub fn plain(self) -> Refused {
-        Refused { refusal: self, args: Vec::new() }
+        Refused { refusal: self, args: Vec::new(), words: None }
     }
 
     /// This refusal with a value for one place of its message.
@@ -233,6 +233,7 @@ pub struct Refused {
     /// By which name.
     pub refusal: Refusal,
     args: Vec<(&'static str, String)>,
+    words: Option<Box<(String, Option<String>)>>,
 }
 
 impl From<Refusal> for Refused {
@@ -249,14 +250,27 @@ impl Refused {
         self
     }
 
+    /// What is said instead of the refusal's own message, and of its remedy: whoever refused knows better.
+    #[must_use]
+    pub fn said(mut self, message: impl Into<String>, remedy: Option<&str>) -> Self {
+        self.words = Some(Box::new((message.into(), remedy.map(str::to_owned))));
+        self
+    }
+
     /// The message, without name and remedy.
     pub fn message(&self) -> String {
-        self.fill(self.refusal.entry().message)
+        match &self.words {
+            Some(words) => words.0.clone(),
+            None => self.fill(self.refusal.entry().message),
+        }
     }
 
     /// What to do.
     pub fn remedy(&self) -> String {
-        self.fill(self.refusal.entry().remedy)
+        match self.words.as_ref().and_then(|words| words.1.as_ref()) {
+            Some(remedy) => remedy.clone(),
+            None => self.fill(self.refusal.entry().remedy),
+        }
     }
 
     /// The errno with which the write fails.

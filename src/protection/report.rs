@@ -238,16 +238,21 @@ pub fn next_step(state: State, name: &str, paired: bool, tested: bool, critical:
         State::Protected | State::Standby => "Nothing needs to be done.".to_owned(),
         State::HandingOver => "Wait for the other site's word, or bring the link back.".to_owned(),
         State::Fenced => "The VM runs at the other site: go on there.".to_owned(),
-        State::SplitBrain => "Decide which site shall go on, and write `resolve` there.".to_owned(),
+        State::SplitBrain => {
+            "Decide which site shall go on; `rollback` where a failover isn't wanted.".to_owned()
+        }
         State::Rewound => "Compare both sites' `status`; take over where the right history is.".to_owned(),
         State::FailedOver => {
             format!("Check the VM, then `standbyctl commit {name}`, or `standbyctl rollback {name}`.")
         }
-        State::Committed => "This VM has no standby: `reprotect` builds the way back.".to_owned(),
+        State::Committed => format!(
+            "This VM has no standby. Until `reprotect` is there: `standbyctl unprotect {name}`, remove the older copy at \
+             the other site, `standbyctl protect {name}`."
+        ),
         State::FailingOver => "Wait for the failover, or cancel its job.".to_owned(),
         State::Orphaned => {
             format!(
-                "Take over with `standbyctl failover {name}`, or delete the copy with `standbyctl unprotect {name}`."
+                "`standbyctl unprotect {name} --force` makes it a VM of this site; with `--delete` the copy goes."
             )
         }
     }

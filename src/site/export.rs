@@ -9,6 +9,7 @@
 use crate::format::FileKind;
 use crate::group::{Group, GroupParts};
 use crate::protection::control::{EpochPrefix, MomentRef};
+use crate::protection::text_time;
 use crate::seam::{Entropy, Storage};
 use crate::site::inspect::{Report, checkpoint_of, open_in_memory};
 use crate::site::objects::{PointsObject, VmObject};
@@ -154,7 +155,7 @@ fn resolve(group: &Group, wanted: &MomentRef, points: Option<&PointsObject>) -> 
             let epoch = the_epoch(group, prefix)?;
             Ok(Moment { epoch, seq: Seq(*n) })
         }
-        MomentRef::Time(wall) => at_time(group, head, *wall),
+        MomentRef::Time(wall) => at_time(group, *wall),
         MomentRef::Point(name) => points
             .and_then(|p| p.set.find(name))
             .map(|p| p.moment)
@@ -175,23 +176,29 @@ fn the_epoch(group: &Group, prefix: &EpochPrefix) -> Result<crate::vocab::EpochI
 }
 
 /// The greatest moment on the line with a wall time at or before this one.
-fn at_time(group: &Group, head: Moment, wall: i64) -> Result<Moment> {
-    let path = group.path_of(&group.core.lock(), head)?;
-    for stretch in path.intervals().iter().rev() {
-        let Some(found) = group.index.batch_at_time(*stretch, wall)? else { continue };
-        if found.ambiguous {
-            return Err(Error::refused("ambiguous-time", "the clock went back: this time names two moments")
-                .advice("Name it by @seq-<n>"));
-        }
-        let Some(batch) = group.log.batch_at(found.row.pos)? else { continue };
-        let fits = |r: &&crate::format::RecordView| {
-            r.entry.kind.has_seq() && batch.wall(r) <= wall && batch.place(r) < stretch.to
-        };
-        if let Some(record) = batch.records.iter().rev().find(fits) {
-            return Ok(Moment { epoch: batch.epoch, seq: record.entry.seq });
-        }
+fn at_time(group: &Group, wall: i64) -> Result<Moment> {
+    let Some(found) = group.moment_within(wall, i64::MIN)? else {
+        return Err(match group.time_of(group.head())? {
+            Some(newest) if newest < wall => {
+                let what = format!(
+                    "the newest moment that is held is of {}, earlier than this time",
+                    text_time(newest)
+                );
+                Error::new(Kind::NotFound, what).advice("Name it: `latest`")
+            }
+            _ => Error::new(Kind::NotFound, "every moment that is held is later than this time"),
+        });
+    };
+    if found.ambiguous {
+        return Err(Error::refused("ambiguous-time", "the clock went back: this time names two moments")
+            .advice("Name it by @seq-<n>"));
     }
-    Err(Error::new(Kind::NotFound, "every moment that is held is later than this time"))
+    if found.in_gap {
+        return Err(
+            Error::refused("moment-in-gap", "a copy passed over this time").advice("Name another moment")
+        );
+    }
+    Ok(found.moment)
 }
 
 fn write_all(group: &Group, vm: &VmObject, moment: Moment, to: &Path) -> Result<Vec<(PathBuf, u64)>> {

@@ -4,7 +4,7 @@
 //! P2. Age is counted back from the newest record that the group holds; the wall time of records is its clock.
 
 use crate::group::Group;
-use crate::history::Event;
+use crate::history::{Event, Table};
 use crate::protection::control::MomentRef;
 use crate::protection::preconditions::Facts;
 use crate::protection::{Point, PointKind, PointSet, Retention, point_due, text_time};
@@ -15,6 +15,15 @@ use crate::vocab::{GroupId, Kind, Moment, Result, Seq, Token};
 /// The points of a group.
 pub fn load(catalog: &Catalog, group: GroupId) -> Result<PointSet> {
     Ok(catalog.get::<PointsObject>(&group.to_string())?.map(|object| object.set).unwrap_or_default())
+}
+
+/// Those of them whose moments this site has. (The other site's are told as a whole: a copy begins at one moment, and what
+/// lies before it, or in a gap, isn't here.)
+pub fn shown(catalog: &Catalog, group: &Group) -> Result<PointSet> {
+    let mut set = load(catalog, group.id())?;
+    let table = group.table();
+    set.retain(|point| gap(group, &table, point.moment).is_none());
+    Ok(set)
 }
 
 /// Keeps them; durable when this returns.
@@ -119,8 +128,10 @@ pub fn resolve(
                 let both = format!("{} and an earlier one", found.moment);
                 return Ok(Err(Facts { ambiguous: Some((text_time(*time), both)), ..Facts::default() }));
             }
-            // A time later than what has arrived names nothing yet.
-            Some(found) if found.moment == head && group.time_of(head)?.is_some_and(|t| t < *time) => None,
+            Some(found) if found.in_gap => {
+                let gap = Some((text_time(*time), "a copy passed over it".to_owned()));
+                return Ok(Err(Facts { gap, ..Facts::default() }));
+            }
             found => found.map(|f| f.moment),
         },
         MomentRef::Seq(seq) => table.line(head)?.at(Seq(*seq)),
@@ -130,7 +141,7 @@ pub fn resolve(
         MomentRef::Point(name) => set.find(name).map(|point| point.moment),
     };
     let Some(moment) = moment.and_then(|m| table.norm(m).ok()) else { return Ok(Err(unknown())) };
-    if let Some(reason) = gap(group, moment) {
+    if let Some(reason) = gap(group, &table, moment) {
         return Ok(Err(Facts { gap: Some((named.to_string(), reason)), ..Facts::default() }));
     }
     match group.open_moment(moment) {
@@ -141,13 +152,13 @@ pub fn resolve(
 }
 
 /// Why a moment lies inside a jump, if it does.
-fn gap(group: &Group, moment: Moment) -> Option<String> {
+fn gap(group: &Group, table: &Table, moment: Moment) -> Option<String> {
     group.with_events(|events| {
         events.iter().rev().find_map(|(_, event)| match event {
             Event::Jump(jump)
-                if jump.to.epoch == moment.epoch
-                    && moment.seq < jump.to.seq
-                    && jump.from.is_none_or(|f| f.epoch != moment.epoch || f.seq < moment.seq) =>
+                if moment.seq < jump.to.seq
+                    && jump.from.is_none_or(|from| from.seq < moment.seq)
+                    && table.is_on_line(moment, jump.to).unwrap_or(false) =>
             {
                 serde_json::to_value(jump.reason).ok()?.as_str().map(str::to_owned)
             }

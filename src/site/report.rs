@@ -41,7 +41,7 @@ impl Site {
             let time = group.time_of(moment).ok().flatten();
             time.map(|time| At { moment, time })
         };
-        let set = points::load(catalog, vm.group_id())?;
+        let set = points::shown(catalog, &group)?;
         let ordered = set.in_order();
         let names: Vec<_> = group.names_now(|n| n.files.iter().map(|(disk, f)| (*disk, f.clone())).collect());
         let mut disks = Vec::new();

@@ -4,13 +4,12 @@
 //! N2. Health says so with the time that is left at the present churn, before a writer is refused.
 
 use crate::group::Group;
-use crate::history::Event;
 use crate::protection::health::{Reason, Seen};
 use crate::protection::{State, duration_text, size_text};
 use crate::site::facts::Known;
 use crate::site::vm::Held;
 use crate::site::{Site, Vm};
-use crate::vocab::{EpochId, Moment, Pos, Result};
+use crate::vocab::{Moment, Pos, Result};
 
 /// Churn is measured over at least so long, ns.
 const CHURN_NS: u64 = 10_000_000_000;
@@ -79,12 +78,7 @@ impl Site {
             let made_at = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
             group.lowest_fork(&[], &made_at.collect::<Vec<_>>())?
         } else {
-            let dropped = |event: &Event| match event {
-                Event::BranchDropped { epoch, .. } => Some(*epoch),
-                _ => None,
-            };
-            let dropped: Vec<EpochId> =
-                group.with_events(|events| events.iter().filter_map(|(_, event)| dropped(event)).collect());
+            let (_, dropped) = group.kept_branches()?;
             group.lowest_fork(&dropped, &[])?
         };
         noted.fork = Some((known.lines, fork));

@@ -56,6 +56,10 @@ impl Site {
             vm.removed.store(true, Ordering::Release);
             open.take()
         };
+        // No connection with a peer speaks of it any more.
+        if let Some(engine) = self.engine() {
+            engine.drop_slot(vm.group_id);
+        }
         if let Some(group) = group {
             group.end();
             // A turn of upkeep that had begun (W5 of `group::mend`).

@@ -128,7 +128,7 @@ impl Controls for Site {
     }
 
     fn points(&self, vm: &dyn Item) -> Result<PointSet> {
-        points::load(self.store().catalog(), vm.group()?.id())
+        points::shown(self.store().catalog(), &*vm.group()?)
     }
 
     fn resolve(&self, vm: &dyn Item, name: &MomentRef) -> Result<Option<Moment>> {

@@ -18,8 +18,8 @@ pub(super) fn find(group: &Group, name: &str, points: impl FnOnce() -> Answer<Po
             Ok(Moment { epoch, seq: Seq(seq) })
         }
         MomentRef::Time(time) => {
-            // A time that names two moments names none: `gaps` lists both.
-            let found = group.moment_at(time).map_err(failed)?.filter(|at| !at.ambiguous);
+            // A time that names two moments, or lies in a gap, names none: `gaps` lists both.
+            let found = group.moment_at(time).map_err(failed)?.filter(|at| !at.ambiguous && !at.in_gap);
             found.map(|at| at.moment).ok_or(Errno::ENOENT)
         }
         MomentRef::Point(name) => points()?.find(&name).map(|point| point.moment).ok_or(Errno::ENOENT),

@@ -102,6 +102,11 @@ impl Error {
         self
     }
 
+    /// What the user can do, if it is known.
+    pub fn remedy(&self) -> Option<&str> {
+        self.advice.as_deref()
+    }
+
     /// What failed, without name, place and advice.
     pub fn what(&self) -> &str {
         &self.what

@@ -18,8 +18,16 @@ fn looking() {
     assert_eq!(ok(&["health", "web"]), "ok\n");
     assert!(ok(&["allowed", "web"]).contains("\nscrub: accepted\n"));
     assert!(ok(&["gaps", "web"]).contains("gaps: 0"));
-    assert!(ok(&["check", "web"]).contains("no-disk"));
-    for file in ["health", "allowed", "check", "gaps", "policy", "points", "jobs", "events"] {
+    // Paired with nobody: it can't be protected, and that is said before somebody tries.
+    for arguments in [&["check", "web"][..], &["check", "web", "--json"]] {
+        let (code, out, err) = standbyctl(&mount, arguments);
+        assert!(
+            code == 4 && out.contains("no-disk") && out.contains("peer-not-registered"),
+            "{code}: {out}{err}"
+        );
+    }
+    assert!(ok(&["allowed", "web"]).contains("peer-not-registered"));
+    for file in ["health", "allowed", "gaps", "policy", "points", "jobs", "events"] {
         let arguments: &[&str] =
             if matches!(file, "jobs" | "events") { &[file, "--json"] } else { &[file, "web", "--json"] };
         let out = ok(arguments);

@@ -4,12 +4,14 @@ mod backlog;
 mod compare;
 mod daemons;
 mod operations;
+mod other_way;
 mod planned;
 mod sessions;
 mod stage;
 mod standby;
 mod start_wait;
 mod steps;
+mod times;
 mod writers;
 
 use crate::support::proxy::Proxy;

@@ -36,11 +36,11 @@ pub(super) fn ended(open: &Open, accepted: &Accepted) -> Job {
     }
 }
 
-fn state(open: &Open) -> State {
+pub(super) fn state(open: &Open) -> State {
     open.vm("web").known().unwrap().state()
 }
 
-fn is(open: &Open, what: State) {
+pub(super) fn is(open: &Open, what: State) {
     let until = Instant::now() + LONG;
     while state(open) != what {
         assert!(Instant::now() < until, "{} and not {what}\n{}", state(open), open.events());
@@ -70,7 +70,7 @@ fn first_byte(open: &Open) -> u8 {
 }
 
 /// Writes the first byte; the error's kind if that is refused.
-fn write(open: &Open, byte: u8) -> std::result::Result<(), Kind> {
+pub(super) fn write(open: &Open, byte: u8) -> std::result::Result<(), Kind> {
     let (send, receive) = std::sync::mpsc::channel();
     let data = [byte; 4096];
     let op = Op::Write { offset: 0, data: &data };
@@ -451,15 +451,52 @@ fn status_and_health_tell_what_is() {
 
 #[test]
 fn paused_means_nothing_new_is_shipped() {
-    let (_pair, a, b, mut guest) = protected_pair();
+    let (pair, a, b, mut guest) = protected_pair();
     done(&a, Verb::Pause, "pause");
     std::thread::sleep(Duration::from_millis(100));
     let before = group_of(&b.vm("web")).head();
     guest.write(&a.vm("web"), 10);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(group_of(&b.vm("web")).head(), before);
+    // Once more says the same, and changes nothing.
+    done(&a, Verb::Pause, "pause");
+    guest.write(&a.vm("web"), 10);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(group_of(&b.vm("web")).head(), before);
+    let paused = |open: &Open| {
+        let events = group_of(&open.vm("web")).events();
+        events.iter().filter(|(_, e)| matches!(e, standbyfs::history::Event::Paused { .. })).count()
+    };
+    assert_eq!(paused(&a), 1);
+    // Neither does a connection that begins anew, nor a restart.
+    part(&pair, &a, &b);
+    pair.proxy.refuse(false);
+    eventually("connected again", || a.is_ready() && b.is_ready());
+    guest.write(&a.vm("web"), 10);
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!(group_of(&b.vm("web")).head(), before);
+    a.close();
+    let a = pair.a.open();
+    eventually("connected again", || a.is_ready() && b.is_ready());
+    guest.write(&a.vm("web"), 10);
+    std::thread::sleep(Duration::from_millis(1000));
+    assert_eq!((group_of(&b.vm("web")).head(), paused(&a)), (before, 1));
     done(&a, Verb::Resume, "resume");
     guest.compare("resumed", &a, &b);
+    a.close();
+    b.close();
+}
+
+/// A source that is held ships what a planned failover needs.
+#[test]
+fn a_paused_source_hands_over() {
+    let (_pair, a, b, mut guest) = protected_pair();
+    done(&a, Verb::Pause, "pause");
+    guest.write(&a.vm("web"), 10);
+    std::thread::sleep(Duration::from_millis(300));
+    let job = ended(&b, &done(&b, Verb::Failover, "planned"));
+    assert_eq!(job.state, JobState::Succeeded, "{job:?}\n{}", b.events());
+    guest.same(&b, "what was held came over");
     a.close();
     b.close();
 }

@@ -347,7 +347,7 @@ impl Ground<'_> {
         if self.known().state() == State::FailedOver {
             return Err(Refusal::NotCommitted.with("vm", self.subject));
         }
-        let branches = self.group.branches().map_err(refused)?;
+        let (branches, _) = self.group.kept_branches().map_err(refused)?;
         let Some(epoch) = prefix.find(branches.iter().map(|b| b.last.epoch)) else {
             return Err(Refusal::NotFound.with("what", format!("branch {}", prefix.as_str())));
         };
@@ -460,6 +460,10 @@ pub fn refused(error: Error) -> Refused {
         Some(refusal) => {
             let what = error.what();
             let plain = refusal.plain().message();
+            let has = |place: &str| refusal.entry().message.contains(place);
+            if what != plain && !has("{why") && !has("{job") {
+                return refusal.plain().said(what, error.remedy());
+            }
             // Where the words begin as the refusal's own, those are not said twice.
             let why = what.strip_prefix(&plain).map_or_else(|| format!(": {what}"), str::to_owned);
             refusal.with("why", why).with("job", what)

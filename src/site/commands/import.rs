@@ -55,7 +55,7 @@ impl Site {
             return Err(Refusal::NoSpace.with("bytes", size_text(image.data)));
         }
         let vm = match known {
-            Some(vm) if vm.single() => return Err(Refusal::NameTaken.with("name", vm.name())),
+            Some(vm) if vm.single() => return Err(name_taken(&vm.name())),
             Some(vm) if self.is_protected(&vm) => {
                 return Err(Refusal::AlreadyProtected.with("vm", vm.name()));
             }
@@ -67,7 +67,7 @@ impl Site {
             names.find(vm.id(), &disk).is_some() || names.find(vm.id(), &importing(&disk)).is_some()
         });
         if taken {
-            return Err(Refusal::NameTaken.with("name", format!("{}/{disk}", vm.name())));
+            return Err(name_taken(&format!("{}/{disk}", vm.name())));
         }
         let steps = ["copy", "name"];
         let steps = if ways.contains(&ImportHow::Copy) { &steps[..] } else { &["take in"] };
@@ -118,7 +118,7 @@ impl Site {
 impl Image {
     /// T4.
     fn at(path: &Path, how: Option<ImportHow>) -> std::result::Result<Self, Refused> {
-        let not_a_file = || Refusal::NotFound.with("what", format!("a file {}", path.display()));
+        let not_a_file = || Refusal::NotFound.with("what", format!("file {}", path.display()));
         let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
             return Err(not_a_file());
         };
@@ -195,6 +195,12 @@ fn copied(image: &Image, vm: &Vm, group: &Group, disk: &str, handle: &JobHandle)
             Err(error)
         }
     }
+}
+
+fn name_taken(name: &str) -> Refused {
+    Refusal::NameTaken
+        .plain()
+        .said(format!("{name} is there already"), Some("Import under another name: `disk=` or `vm=`."))
 }
 
 /// T2.

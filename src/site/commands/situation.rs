@@ -42,6 +42,14 @@ impl Site {
         if situation.state != Some(State::Unprotected) && !known.peer.is_some_and(connected) {
             situation.facts.unreachable = situation.peer.clone();
         }
+        if state == State::Unprotected {
+            // What `protect` without `to=` would find.
+            match &self.store().catalog().list::<Peer>()?.0[..] {
+                [] => situation.facts.unregistered = Some(("the other site".to_owned(), "none".to_owned())),
+                [only] if !connected(only.store) => situation.facts.unreachable = Some(only.name.clone()),
+                _ => {}
+            }
+        }
         situation.facts.test = known.test;
         situation.facts.migrated = known.facts.migrated;
         Ok(situation)

@@ -1,5 +1,5 @@
 use super::*;
-use crate::history::{ChainValue, CommitPoints, JumpLine, JumpReason, Row};
+use crate::history::{ChainValue, CommitPoints, JumpLine, JumpReason, Row, states_of};
 use crate::vocab::{LogId, Moment, Seq};
 
 const HERE: StoreId = StoreId([1; 16]);
@@ -69,6 +69,9 @@ fn walk(steps: &[(Event, State)]) -> Known {
         MET.with_borrow_mut(|met| met.push(*state));
         assert_eq!(known.state(), *state, "after {}", event.name());
         assert_eq!(Known::of(&so_far), known, "A1 after {}", event.name());
+        // Whose disks are writable steps aside when the other site asks for it or has decided.
+        let writes = states_of(&so_far).0.writes();
+        assert!(writes || !state.writable(), "{} after {}", state.name(), event.name());
     }
     known
 }

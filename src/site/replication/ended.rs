@@ -51,7 +51,18 @@ impl Replication {
                 open.note(Event::Orphaned { peer: peer.store, migrated: false })?;
                 told("this copy stands alone");
             }
-            Relation::Source | Relation::Joining { .. } => self.target_gone(peer, &vm)?,
+            // It had yielded to the peer's decision: what it has is the older copy, and nobody's standby any more. E2.
+            Relation::Source if vm.known()?.facts.fenced => {
+                self.drop_slot(group);
+                open.note(Event::Orphaned { peer: peer.store, migrated: false })?;
+                told("this older copy stands alone");
+            }
+            Relation::Source | Relation::Joining { .. } => {
+                self.target_gone(peer, &vm)?;
+                if let Some(slot) = self.groups.lock().get(&group) {
+                    slot.running.lock().side = None;
+                }
+            }
             Relation::None | Relation::Ended { .. } => {}
         }
         Ok(true)

@@ -153,8 +153,14 @@ impl Replication {
             }
             Some(Answered::Declined { name, text }) => {
                 give_up(self, &slot, op, false)?;
-                let name = name.parse::<Refusal>().map_or("peer-refused", Refusal::name);
-                Err(Error::refused("peer-refused", text).named(name))
+                let refusal = name.parse::<Refusal>().unwrap_or(Refusal::PeerRefused);
+                let said = match refusal {
+                    Refusal::PeerRefused => text,
+                    _ => format!("{} refuses: {text}", peer.name),
+                };
+                Err(Error::refused("peer-refused", said)
+                    .named(refusal.name())
+                    .advice("Do there what it says"))
             }
             None if give_up(self, &slot, op, true)? => Err(unreachable(&peer)),
             None => Ok(()),
@@ -190,17 +196,22 @@ pub(super) fn admit(hub: &Replication, peer: &Peer, group: GroupId, join: &Join)
                 Relation::Target => vm,
                 _ if vm.known()?.state() == State::Orphaned => {
                     let text = format!("an earlier copy, {}, stands alone here", vm.name());
-                    return Err(Error::refused("duplicate-disk", text)
-                        .advice("Delete it there: `unprotect delete force`"));
+                    let advice = format!("At this site: `unprotect` `delete force confirm={}`", vm.name());
+                    return Err(Error::refused("duplicate-disk", text).advice(advice));
                 }
                 _ => {
-                    return Err(Error::refused("already-protected", format!("{} is active here", vm.name())));
+                    let text = format!("{} is active here, as a VM of this site", vm.name());
+                    return Err(Error::refused("duplicate-disk", text).advice(
+                        "Protect it from this site, or remove it here: it has the same disks as the VM that is to be \
+                         protected",
+                    ));
                 }
             }
         }
         Some(vm) => {
             let text = format!("{} is here already, not as a standby of {}", vm.name(), peer.name);
-            return Err(Error::refused("duplicate-disk", text));
+            return Err(Error::refused("duplicate-disk", text)
+                .advice("Protect it from this site, or remove it here: it has the same disks"));
         }
         None if site.vm(&join.name).is_some() => {
             return Err(Error::refused("name-taken", format!("there is a VM {} already", join.name))

@@ -2,7 +2,7 @@
 
 use super::site::{at, byte, give, open, outcome, standby, state, write};
 use crate::group::{Care, Gate};
-use crate::protection::{State, Verb};
+use crate::protection::{Refusal, State, Verb};
 use crate::site::{Site, Vm};
 use std::sync::Arc;
 
@@ -29,6 +29,9 @@ fn a_branch_keeps_room_until_it_is_dropped() {
     let dropped = give(&site, &vm, Verb::Drop, &line).unwrap();
     assert!(outcome(&site, &dropped.job.unwrap()).contains("freed"));
     assert!(!has(&site, &vm, "held-by-branch"));
+    // Its records may be there for a while; it isn't shown any more, and there is nothing to drop.
+    assert_eq!(group.kept_branches().unwrap(), (vec![], vec![branch.last.epoch]));
+    assert_eq!(give(&site, &vm, Verb::Drop, &line).err().map(|r| r.refusal), Some(Refusal::NotFound));
     group.round(None).unwrap();
     assert!(group.open_moment(branch.last).is_err(), "the base is beyond the fork");
     site.close().unwrap();

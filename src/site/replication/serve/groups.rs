@@ -78,8 +78,8 @@ impl Talk<'_> {
                     }
                 }
                 Event::Unprotected { op, delete, .. } => {
+                    // A source stays among the groups of this connection: it may be asked to end the protection, too.
                     if self.hub.peer_ended(&self.peer, group, op, delete)? {
-                        self.groups.remove(&group);
                         self.say(&ended::heard(group, op))?;
                     }
                 }
