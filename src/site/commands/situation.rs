@@ -42,13 +42,9 @@ impl Site {
         if situation.state != Some(State::Unprotected) && !known.peer.is_some_and(connected) {
             situation.facts.unreachable = situation.peer.clone();
         }
-        if state == State::Unprotected {
-            // What `protect` without `to=` would find.
-            match &self.store().catalog().list::<Peer>()?.0[..] {
-                [] => situation.facts.unregistered = Some(("the other site".to_owned(), "none".to_owned())),
-                [only] if !connected(only.store) => situation.facts.unreachable = Some(only.name.clone()),
-                _ => {}
-            }
+        // A peer that is paired and not there yet is waited for.
+        if state == State::Unprotected && self.store().catalog().list::<Peer>()?.0.is_empty() {
+            situation.facts.unregistered = Some(("the other site".to_owned(), "none".to_owned()));
         }
         situation.facts.test = known.test;
         situation.facts.migrated = known.facts.migrated;
