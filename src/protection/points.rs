@@ -130,7 +130,7 @@ impl PointSet {
     }
 
     /// Leaves the others out, without remembering them as deleted.
-    pub fn retain(&mut self, keep: impl Fn(&Point) -> bool) {
+    pub fn retain(&mut self, mut keep: impl FnMut(&Point) -> bool) {
         self.points.retain(|_, point| keep(point));
     }
 

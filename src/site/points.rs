@@ -11,6 +11,7 @@ use crate::protection::{Point, PointKind, PointSet, Retention, point_due, text_t
 use crate::site::catalog::Catalog;
 use crate::site::objects::PointsObject;
 use crate::vocab::{GroupId, Kind, Moment, Result, Seq, Token};
+use std::collections::BTreeSet;
 
 /// The points of a group.
 pub fn load(catalog: &Catalog, group: GroupId) -> Result<PointSet> {
@@ -22,7 +23,9 @@ pub fn load(catalog: &Catalog, group: GroupId) -> Result<PointSet> {
 pub fn shown(catalog: &Catalog, group: &Group) -> Result<PointSet> {
     let mut set = load(catalog, group.id())?;
     let table = group.table();
-    set.retain(|point| gap(group, &table, point.moment).is_none());
+    // Both sites may have named one moment alike, or a person twice.
+    let mut names = BTreeSet::new();
+    set.retain(|point| gap(group, &table, point.moment).is_none() && names.insert(point.name()));
     Ok(set)
 }
 

@@ -53,6 +53,7 @@ fn a_standby_finds_its_first_moment_by_time_and_no_point_of_before() {
     let behind = now();
     std::thread::sleep(Duration::from_millis(50));
     done(&a, Verb::RecoveryPoint, "name=after");
+    done(&a, Verb::RecoveryPoint, "name=after");
     guest.write(&a.vm("web"), 1);
     guest.compare("protected again", &a, &b);
     let group = group_of(&b.vm("web"));
@@ -70,6 +71,11 @@ fn a_standby_finds_its_first_moment_by_time_and_no_point_of_before() {
     };
     eventually("the points are told", || named(&b, "after"));
     assert!(named(&a, "before") && named(&a, "after") && !named(&b, "before"));
+    let times = |open: &Open| {
+        let set = points::shown(open.site.store().catalog(), &group_of(&open.vm("web"))).unwrap();
+        set.in_order().iter().filter(|p| p.label.as_deref() == Some("after")).count()
+    };
+    assert_eq!((times(&a), times(&b)), (1, 1), "one moment has one name once");
     let set = points::shown(b.site.store().catalog(), &group).unwrap();
     for point in set.in_order() {
         group.open_moment(point.moment).unwrap();
