@@ -21,6 +21,9 @@ use std::sync::Arc;
 /// A copy is made durable after so many bytes.
 const COPY_SYNC_BYTES: u64 = 16 << 20;
 
+/// The name of [`Output::Close`] where there is no room for what came.
+pub const NO_SPACE: &str = "no-space";
+
 /// What the caller has to do.
 #[derive(Debug)]
 pub enum Output {
@@ -127,6 +130,14 @@ impl Driver {
         // What came so far needs not come again, if it is durable; its file says what is.
         let _ = self.sync_copy();
         self.step(now_ns, Event::Disconnected)
+    }
+
+    /// What came can't be taken for want of room: it is forgotten, as is what was asked for. Both sites meet anew in this
+    /// connection once [`Driver::connected`] says so again.
+    pub fn stall(&mut self) {
+        self.todo.clear();
+        self.waiting.clear();
+        let _ = self.sync_copy();
     }
 
     /// The group was opened anew in the place of the one that this side drove (W3 of `mend`). In a connection both
@@ -569,5 +580,6 @@ fn overtaken(error: Error) -> Error {
 }
 
 fn closed(error: &Error) -> Output {
-    Output::Close { name: error.name().unwrap_or("damaged"), text: error.to_string() }
+    let plain = if error.kind() == Kind::NoSpace { NO_SPACE } else { "damaged" };
+    Output::Close { name: error.name().unwrap_or(plain), text: error.to_string() }
 }

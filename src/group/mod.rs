@@ -40,7 +40,7 @@ mod write;
 mod written;
 
 pub use backlog::{Backlog, WhenFull};
-pub use driver::{Driver, Output};
+pub use driver::{Driver, NO_SPACE, Output};
 pub use driver_state::DriverState;
 pub use group::{Counters, Group, GroupParts, Reply};
 pub use held::HeldMoment;

@@ -204,6 +204,10 @@ struct Running {
     target_rewound_ns: Option<u64>,
     /// The group has no side here any more.
     gone: bool,
+    /// V3 of `serve`: until then, monotonic ns, this site has no room for the group.
+    stalled_ns: Option<u64>,
+    /// When that was told last, monotonic ns.
+    told_ns: Option<u64>,
 }
 
 /// What is known of a peer's connection.

@@ -210,10 +210,12 @@ impl Site {
             if group.gate() == Gate::Waiting {
                 let peer_is_there =
                     self.engine().zip(vm.peer()).is_some_and(|(engine, peer)| engine.is_connected(peer));
-                if vm.start.left_ns(peer_is_there) > 0 {
+                // The peer was heard and has no copy any more: nobody can have taken over.
+                let none = vm.known().is_ok_and(|known| known.facts.resync_needed && !known.facts.image);
+                if vm.start.left_ns(peer_is_there) > 0 && !none {
                     continue;
                 }
-                vm.end_wait(&group, vm.start.wait_ns() > 0);
+                vm.end_wait(&group, vm.start.wait_ns() > 0 && !none);
             }
             self.start.ended(group.id());
             let (held, alone) = {

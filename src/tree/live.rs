@@ -126,6 +126,14 @@ impl Tree {
         self.enter_live(item, group, disk, &named)
     }
 
+    /// Lets go of groups that ended or were opened anew: what holds one keeps its files on the medium, also deleted ones.
+    pub(super) fn let_go_of_left(&self) {
+        if self.live.read().values().any(|live| live.group.is_left()) {
+            self.live.write().retain(|_, live| !live.group.is_left());
+        }
+        self.let_go_of_left_moments();
+    }
+
     fn known_live(&self, vm: VmId, file: DiskId) -> Option<Arc<Live>> {
         self.live.read().get(&(vm, file)).filter(|live| !live.group.is_left()).cloned()
     }

@@ -119,12 +119,16 @@ impl Tree {
         Ok(moment)
     }
 
+    pub(super) fn let_go_of_left_moments(&self) {
+        self.moments.lock().retain(|(_, past)| !past.group.is_left());
+    }
+
     /// P2.
     pub(super) fn past(&self, vm: VmId, moment: Moment) -> Answer<Arc<Past>> {
         let key = (vm, moment);
         {
-            let mut moments = self.moments.lock();
-            moments.retain(|(_, past)| !past.group.is_left());
+            self.let_go_of_left_moments();
+            let moments = self.moments.lock();
             if let Some((_, past)) = moments.iter().find(|(k, _)| *k == key) {
                 return Ok(past.clone());
             }

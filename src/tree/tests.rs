@@ -193,3 +193,16 @@ fn room_of_a_past_file_is_counted_while_its_moment_is_held() {
     drop(still);
     mount.site.close().unwrap();
 }
+
+/// What holds the group of a VM that is gone keeps its deleted files on the medium.
+#[test]
+fn a_group_that_is_gone_is_let_go_of() {
+    let (mount, handle) = Mounted::new();
+    mount.write(handle, 0, 1).unwrap();
+    mount.tree.release(&request(), mount.disk, handle, libc::O_RDWR);
+    let group = Arc::downgrade(&mount.group());
+    // As the end of a protection does it, beside the mount.
+    mount.site.remove_vm(&mount.site.vm("web").unwrap()).unwrap();
+    mount.tree.statfs(&request(), 1).unwrap();
+    assert_eq!(group.strong_count(), 0);
+}

@@ -334,6 +334,7 @@ impl Namespace for Tree {
 
     fn statfs(&self, _request: &Request, _ino: u64) -> Answer<Space> {
         const BLOCK: u64 = 4096;
+        self.let_go_of_left();
         let space = self.host.catalog().storage().space().map_err(failed)?;
         let free = space.free / BLOCK;
         Ok(Space {

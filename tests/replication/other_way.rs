@@ -63,6 +63,37 @@ fn a_copy_that_left_its_source_steps_aside_as_a_source() {
     steps_aside(false);
 }
 
+/// A target without room for what comes stalls that group; the connection stays, and it goes on by itself.
+#[test]
+fn a_full_target_stalls_the_group_and_not_the_connection() {
+    let (_pair, a, b, mut guest) = protected_pair();
+    let room = b.site.store().rooms().journal.clone();
+    let owed = room.space().unwrap().free;
+    room.owe(owed);
+    let since = b.peer().since_ns;
+    let told = || b.events().matches("no-space: what london sends waits").count();
+    for _ in 0..100 {
+        guest.write(&a.vm("web"), 100);
+        if told() > 0 {
+            break;
+        }
+    }
+    eventually("it is told", || told() > 0);
+    let behind = group_of(&b.vm("web")).head();
+    std::thread::sleep(Duration::from_secs(5));
+    assert!(
+        a.is_ready() && b.is_ready() && b.peer().since_ns == since,
+        "the connection stays\n{}",
+        b.events()
+    );
+    assert_eq!((told(), group_of(&b.vm("web")).head()), (1, behind));
+    room.settle(owed);
+    guest.compare("there is room again", &a, &b);
+    assert!(b.peer().since_ns == since, "{:?} {:?}\n{}{}", a.peer(), b.peer(), a.events(), b.events());
+    a.close();
+    b.close();
+}
+
 /// The end at the site that took over reaches the old source: its older copy stands alone, and may be used again.
 #[test]
 fn the_end_after_a_failover_reaches_the_old_source() {

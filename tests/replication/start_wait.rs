@@ -185,3 +185,20 @@ fn openings_of_a_mount_wait_and_hold_no_thread() {
     File::options().write(true).open(&path).unwrap().write_all_at(&[4; 4096], 0).unwrap();
     assert!(again.elapsed() < Duration::from_secs(2), "{:?}", again.elapsed());
 }
+
+/// The peer was heard and has no copy any more: nobody can have taken over, and there is nothing to wait for.
+#[test]
+fn a_source_without_a_copy_does_not_wait() {
+    let (pair, a, b, _) = protected_pair();
+    source_ends(&pair, a, 3600);
+    eventually("the end of the session", || !b.is_ready());
+    done(&b, Verb::Unprotect, "keep force confirm=web");
+    let (a, vm) = source_begins(&pair, 2);
+    assert_eq!(write(&a), Err(Kind::Busy), "before the peer is heard it waits");
+    pair.proxy.refuse(false);
+    eventually("the peer is heard", || group_of(&vm).gate() != Gate::Waiting);
+    assert_eq!((write(&a), vm.known().unwrap().state()), (Ok(()), State::ResyncRequired));
+    assert!(!has(&a, Reason::StartedWithoutPeer));
+    a.close();
+    b.close();
+}

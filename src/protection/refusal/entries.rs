@@ -68,7 +68,7 @@ impl Refusal {
             Self::Orphaned => entry(EPERM, ONCE,
                 "{peer|the source} has ended the protection",
                 "The source typed `unprotect` or `complete-migration`; this copy no longer follows.",
-                "Take over with `failover`, or delete the copy with `unprotect force confirm=<name>`."),
+                "Delete the copy with `unprotect` `delete force confirm=<name>`; `keep force` makes it a VM of this site, writable."),
             Self::ReprotectFirst => entry(EPERM, ONCE,
                 "the way back from {peer|the other site} is not built",
                 "This site was failed away from. Its image is older than what was written since.",

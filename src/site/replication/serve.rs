@@ -6,6 +6,8 @@
 //! V2. A request for a standby, and its answer, concern a group that has no side yet at one of the two sites: they
 //!     are dealt with here. After the answer both sides of the group begin anew: what one of them said before the
 //!     other existed was heard by nobody.
+//! V3. A group for which this site has no room waits alone: its side is as without a connection for [`STALL_NS`], and then both
+//!     meet anew. The connection and the other groups go on.
 
 mod groups;
 mod points;
@@ -17,7 +19,7 @@ use super::{
 use crate::exchange::{
     About, Control, Frame, LocalSite, Report, Session, SessionEffect, SessionEvent, Verdict,
 };
-use crate::group::Output;
+use crate::group::{NO_SPACE, Output};
 use crate::link::Connection;
 use crate::site::replication::side::Side;
 use crate::vocab::{Error, GroupId, Kind, Result, Token};
@@ -35,6 +37,10 @@ const PROGRESS_NS: u64 = 10_000_000;
 const FRAMES_AT_ONCE: usize = 64;
 /// How long a refusal has to reach the peer.
 const LINGER: Duration = Duration::from_secs(1);
+/// A group without room is tried again after so long, ns; less than the peer's silence that ends a connection.
+const STALL_NS: u64 = 2_000_000_000;
+/// That it waits is told again after so long, ns.
+const TOLD_NS: u64 = 60_000_000_000;
 const ZSTD: &str = "zstd";
 
 /// Serves a connection until it ends.
@@ -422,6 +428,9 @@ impl<'a> Talk<'a> {
         let now = self.hub.now_ns();
         let outputs = {
             let mut running = slot.running.lock();
+            if running.stalled_ns.is_some_and(|until| now < until) {
+                return Ok(()); // V3
+            }
             let mut outputs = std::mem::take(&mut running.said);
             let Some(side) = running.side.as_mut() else { return Ok(()) };
             outputs.extend(step(&mut **side, now));
@@ -444,6 +453,10 @@ impl<'a> Talk<'a> {
                 }
                 // V2: answered before they reach a side. Answers to what this site doesn't ask are passed over.
                 Output::Join(_) | Output::Answer(_) => {}
+                Output::Close { name: NO_SPACE, text } => {
+                    self.stall(slot, now, &text);
+                    return Ok(());
+                }
                 Output::Close { name, text } => {
                     let text = format!("{}: {text}", slot.vm.name());
                     return Err(match name {
@@ -454,6 +467,27 @@ impl<'a> Talk<'a> {
             }
         }
         Ok(())
+    }
+
+    /// V3.
+    fn stall(&self, slot: &GroupSlot, now: u64, why: &str) {
+        let tell = {
+            let mut running = slot.running.lock();
+            if let Some(side) = running.side.as_mut() {
+                side.stall();
+            }
+            running.said.clear();
+            (running.renew, running.stalled_ns) = (true, Some(now + STALL_NS));
+            let tell = running.told_ns.is_none_or(|told| now.saturating_sub(told) >= TOLD_NS);
+            if tell {
+                running.told_ns = Some(now);
+            }
+            tell
+        };
+        if tell {
+            self.hub
+                .tell(Some(&slot.vm.name()), format!("no-space: what {} sends waits: {why}", self.peer.name));
+        }
     }
 
     fn met(&self, slot: &GroupSlot, verdict: Verdict) -> Result<()> {

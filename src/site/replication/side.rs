@@ -27,6 +27,8 @@ pub trait Side: Send {
     fn rpo(&self, now_ns: u64) -> Rpo;
     /// For status and upkeep.
     fn state(&self) -> DriverState;
+    /// There is no room for what came: it is forgotten. Nothing more is heard before [`Side::connected`].
+    fn stall(&mut self) {}
     /// The group was opened anew: this one takes the place of the one that the side was made for.
     fn reopened(&mut self, now_ns: u64, group: Arc<Group>) -> Vec<Output>;
 }
@@ -54,6 +56,10 @@ impl Sides for EngineSides {
 }
 
 impl Side for Driver {
+    fn stall(&mut self) {
+        self.stall();
+    }
+
     fn connected(&mut self, now_ns: u64) -> Vec<Output> {
         self.connected(now_ns)
     }

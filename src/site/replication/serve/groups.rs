@@ -30,6 +30,10 @@ impl Talk<'_> {
     pub(super) fn changed(&mut self, slot: &Arc<GroupSlot>) -> Result<()> {
         let (renew, roles, permit, gone) = {
             let mut running = slot.running.lock();
+            if running.stalled_ns.is_some_and(|until| self.hub.now_ns() < until) && !running.gone {
+                return Ok(()); // V3 of `serve`
+            }
+            running.stalled_ns = None;
             let renew = std::mem::take(&mut running.renew);
             let roles = std::mem::take(&mut running.roles);
             (renew, roles, running.permit.take(), running.gone)
