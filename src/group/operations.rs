@@ -11,9 +11,9 @@ use crate::group::Group;
 use crate::group::group::Core;
 use crate::group::queue::Gate;
 use crate::group::read::MomentView;
-use crate::history::{Event, JumpLine, Row, RowKind, Table, common_by_rows};
+use crate::history::{Event, Row, RowKind, Table, common_by_rows};
 use crate::index::Interval;
-use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, Moment, Result, Seq, Token};
+use crate::vocab::{DiskOrdinal, EpochId, Error, Kind, LogId, Moment, Result, Seq, Token};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A moment found by its wall time.
@@ -205,9 +205,9 @@ impl Group {
     pub(crate) fn moment_within(&self, wall_ns: i64, until: i64) -> Result<Option<MomentAt>> {
         let path = self.live.read().path.clone();
         // Where a jump leads there are no records: it was published when that moment was the newest.
-        let jumps: Vec<(i64, JumpLine)> = self.with_events(|events| {
+        let jumps: Vec<(i64, LogId, Option<Moment>, Moment)> = self.with_events(|events| {
             let jump = |(time, event): &(i64, Event)| match event {
-                Event::Jump(line) => Some((*time, line.clone())),
+                Event::Jump(line) => Some((*time, line.log, line.from, line.to)),
                 _ => None,
             };
             events.iter().filter_map(jump).collect()
@@ -217,12 +217,10 @@ impl Group {
             let found = if interval.log == self.log.id() {
                 self.recorded_at(interval, wall_ns)?
             } else {
-                let Some((time, jump)) = jumps.iter().rev().find(|(_, jump)| jump.log == interval.log) else {
-                    continue;
-                };
-                behind = jump.from;
-                let to = MomentAt { moment: jump.to, ambiguous: false, in_gap: false };
-                (*time <= wall_ns).then_some(to)
+                let jump = jumps.iter().rev().find(|(_, log, ..)| *log == interval.log);
+                let Some((time, _, from, to)) = jump else { continue };
+                behind = *from;
+                (*time <= wall_ns).then_some(MomentAt { moment: *to, ambiguous: false, in_gap: false })
             };
             let Some(mut found) = found else { continue };
             found.in_gap = behind.is_some_and(|from| from.seq == found.moment.seq);
@@ -231,10 +229,10 @@ impl Group {
             return Ok((!later).then_some(found));
         }
         // A copy whose bytes have all gone to the base has no log any more; its moment is the first that is held.
-        for (_, jump) in jumps.iter().rev().filter(|(time, _)| *time <= wall_ns) {
-            let newest = jump.to == self.head() && wall_ns > until;
-            if !newest && self.open_moment(jump.to).is_ok() {
-                return Ok(Some(MomentAt { moment: jump.to, ambiguous: false, in_gap: false }));
+        for (.., moment) in jumps.into_iter().rev().filter(|(time, ..)| *time <= wall_ns) {
+            let newest = moment == self.head() && wall_ns > until;
+            if !newest && self.open_moment(moment).is_ok() {
+                return Ok(Some(MomentAt { moment, ambiguous: false, in_gap: false }));
             }
         }
         Ok(None)
@@ -282,16 +280,21 @@ impl Group {
         ended.map(branch).collect()
     }
 
-    /// The branches that nobody has dropped, and the epochs of those that somebody did.
-    pub fn kept_branches(&self) -> Result<(Vec<Branch>, Vec<EpochId>)> {
+    /// The branches that somebody dropped, by their last epochs.
+    pub fn dropped_branches(&self) -> Vec<EpochId> {
         let dropped = |(_, event): &(i64, Event)| match event {
             Event::BranchDropped { epoch, .. } => Some(*epoch),
             _ => None,
         };
-        let dropped: Vec<EpochId> = self.with_events(|events| events.iter().filter_map(dropped).collect());
+        self.with_events(|events| events.iter().filter_map(dropped).collect())
+    }
+
+    /// The branches that nobody has dropped.
+    pub fn kept_branches(&self) -> Result<Vec<Branch>> {
+        let dropped = self.dropped_branches();
         let mut branches = self.branches()?;
         branches.retain(|branch| !dropped.contains(&branch.last.epoch));
-        Ok((branches, dropped))
+        Ok(branches)
     }
 
     /// S4: the lowest moment at which the live line leaves a branch that isn't `dropped`, or the line of one of these

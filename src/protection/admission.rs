@@ -85,9 +85,8 @@ pub fn admit(command: &Command, situation: &Situation) -> Result<(), Refused> {
         preconditions::first_failing(column, &situation.facts)?;
     }
     // A wrong name is refused also where none is needed: the line was meant for another.
-    let (given, named) =
-        (command.confirm.is_some(), command.confirm.as_deref() == Some(situation.subject.as_str()));
-    if (given || command.needs_confirm()) && !named {
+    let wrong = command.confirm.as_deref() != Some(situation.subject.as_str());
+    if wrong && (command.confirm.is_some() || command.needs_confirm()) {
         let given = command.confirm.as_ref().map(|name| format!("; given was `{name}`"));
         return Err(situation.named(Refusal::ConfirmNeeded).with("given", given.unwrap_or_default()));
     }

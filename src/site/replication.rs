@@ -210,6 +210,13 @@ struct Running {
     told_ns: Option<u64>,
 }
 
+impl Running {
+    /// V3 of `serve`.
+    fn is_stalled(&self, now_ns: u64) -> bool {
+        self.stalled_ns.is_some_and(|until| now_ns < until)
+    }
+}
+
 /// What is known of a peer's connection.
 #[derive(Default)]
 struct PeerSlot {

@@ -325,7 +325,6 @@ impl Site {
     }
 }
 
-/// Whether the old source has not said that it yielded.
 fn has_standby(state: State) -> bool {
     matches!(
         state,
@@ -338,6 +337,7 @@ fn has_standby(state: State) -> bool {
     )
 }
 
+/// Whether the old source has not said that it yielded.
 fn unfenced(state: Option<State>, replicated: Option<&GroupStatus>) -> bool {
     matches!(state, Some(State::FailedOver | State::Committed))
         && !replicated.is_some_and(|r| r.state.peer_fenced)

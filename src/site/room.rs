@@ -78,8 +78,7 @@ impl Site {
             let made_at = known.decisions.iter().filter_map(|epoch| table.row(*epoch)?.fork());
             group.lowest_fork(&[], &made_at.collect::<Vec<_>>())?
         } else {
-            let (_, dropped) = group.kept_branches()?;
-            group.lowest_fork(&dropped, &[])?
+            group.lowest_fork(&group.dropped_branches(), &[])?
         };
         noted.fork = Some((known.lines, fork));
         Ok(fork)

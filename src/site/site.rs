@@ -314,7 +314,7 @@ impl Site {
             GroupObject { id: group.id(), name: None, vms: vec![id], peer, role_hint: None, policy: None };
         self.store.catalog().put(&of_one)?;
         self.store.catalog().put(&object)?;
-        self.is_listed(group.id())?;
+        self.forget_unlisted(group.id())?;
         let vm = Arc::new(Vm::of(&object, &self.parts, &self.start));
         if peer.is_some() {
             *vm.peer.lock() = peer;

@@ -22,7 +22,7 @@ impl Site {
     }
 
     /// The catalog has the group, or nothing of it is there any more.
-    pub(super) fn is_listed(&self, group: GroupId) -> Result<()> {
+    pub(super) fn forget_unlisted(&self, group: GroupId) -> Result<()> {
         self.store.catalog().delete::<UnlistedObject>(&group.to_string()).map(drop)
     }
 
@@ -65,7 +65,7 @@ impl Site {
             // A turn of upkeep that had begun (W5 of `group::mend`).
             drop(vm.upkeep.lock());
         }
-        let deleted = delete_group(&self.parts, vm.group_id).and_then(|()| self.is_listed(vm.group_id));
+        let deleted = delete_group(&self.parts, vm.group_id).and_then(|()| self.forget_unlisted(vm.group_id));
         if let Err(error) = deleted {
             tracing::warn!(vm = %vm.name(), %error, "it was removed; its files go at the next start");
         }

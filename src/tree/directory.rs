@@ -126,7 +126,7 @@ impl Tree {
     /// The last moments of the branches of a VM's group.
     fn branch_ends(&self, vm: VmId) -> Answer<Vec<Moment>> {
         let group = self.item(vm)?.group().map_err(failed)?;
-        Ok(group.kept_branches().map_err(failed)?.0.into_iter().map(|branch| branch.last).collect())
+        Ok(group.kept_branches().map_err(failed)?.into_iter().map(|branch| branch.last).collect())
     }
 
     /// Number, kind and name of everything in a directory.

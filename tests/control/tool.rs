@@ -25,6 +25,9 @@ fn looking() {
             code == 4 && out.contains("no-disk") && out.contains("peer-not-registered"),
             "{code}: {out}{err}"
         );
+        if arguments.contains(&"--json") {
+            serde_json::from_str::<serde_json::Value>(&out).unwrap_or_else(|e| panic!("check: {e}: {out}"));
+        }
     }
     assert!(ok(&["allowed", "web"]).contains("peer-not-registered"));
     for file in ["health", "allowed", "gaps", "policy", "points", "jobs", "events"] {

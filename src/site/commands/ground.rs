@@ -347,7 +347,7 @@ impl Ground<'_> {
         if self.known().state() == State::FailedOver {
             return Err(Refusal::NotCommitted.with("vm", self.subject));
         }
-        let (branches, _) = self.group.kept_branches().map_err(refused)?;
+        let branches = self.group.kept_branches().map_err(refused)?;
         let Some(epoch) = prefix.find(branches.iter().map(|b| b.last.epoch)) else {
             return Err(Refusal::NotFound.with("what", format!("branch {}", prefix.as_str())));
         };

@@ -428,7 +428,7 @@ impl<'a> Talk<'a> {
         let now = self.hub.now_ns();
         let outputs = {
             let mut running = slot.running.lock();
-            if running.stalled_ns.is_some_and(|until| now < until) {
+            if running.is_stalled(now) {
                 return Ok(()); // V3
             }
             let mut outputs = std::mem::take(&mut running.said);

@@ -30,7 +30,7 @@ impl Talk<'_> {
     pub(super) fn changed(&mut self, slot: &Arc<GroupSlot>) -> Result<()> {
         let (renew, roles, permit, gone) = {
             let mut running = slot.running.lock();
-            if running.stalled_ns.is_some_and(|until| self.hub.now_ns() < until) && !running.gone {
+            if running.is_stalled(self.hub.now_ns()) && !running.gone {
                 return Ok(()); // V3 of `serve`
             }
             running.stalled_ns = None;
