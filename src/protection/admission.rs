@@ -21,6 +21,8 @@ pub struct Situation {
     pub migrated: bool,
     /// A job that the state doesn't show and that excludes others, such as a scrub.
     pub job: Option<String>,
+    /// That job is a copy to the peer: it ends with the protection.
+    pub copying: bool,
     /// From which site to which it ships.
     pub direction: Option<(String, String)>,
     /// The newest moment here.
@@ -77,7 +79,8 @@ pub fn admit(command: &Command, situation: &Situation) -> Result<(), Refused> {
     }
     // Pausing and naming a moment disturb no job, and a job must be stoppable.
     let alone = !matches!(column, Some(Column::Cancel | Column::Pause | Column::Point));
-    if situation.job.is_some() && alone && command.verb.scope() != Scope::Job {
+    let ends = situation.copying && column == Some(Column::Unprotect);
+    if situation.job.is_some() && !ends && alone && command.verb.scope() != Scope::Job {
         return Err(situation.named(Refusal::Busy));
     }
     expected(&command.expect, situation)?;

@@ -57,6 +57,8 @@ words!(
         Corruption = "corruption",
         /// No room.
         StoreFull = "store-full",
+        /// The peer has no room for what is sent.
+        PeerFull = "peer-full",
         /// Versions that can't speak with each other.
         VersionMismatch = "version-mismatch",
         /// No connection.
@@ -128,7 +130,7 @@ impl Reason {
             ),
             Self::SplitBrain => (
                 "both sites have taken over without knowing of each other",
-                "Decide which one shall go on and write `resolve` there.",
+                "Decide which one shall go on and write `rollback` at the other; what was written there is kept as a branch.",
             ),
             Self::Rewound => (
                 "history that was known is missing at a site",
@@ -169,6 +171,10 @@ impl Reason {
             Self::StoreFull => (
                 "there is no room for writes",
                 "Free room on the store's filesystem, drop branches or seeds, or raise `allowance`.",
+            ),
+            Self::PeerFull => (
+                "the peer has no room for what this site sends; the standby grows old",
+                "Free room on the store's filesystem there; it goes on by itself.",
             ),
             Self::VersionMismatch => {
                 ("the sites' versions can't speak with each other", "Upgrade the older one.")
@@ -393,7 +399,7 @@ mod tests {
     fn severities_are_as_specified() {
         let critical: Vec<Reason> =
             Reason::ALL.iter().copied().filter(|r| r.severity() == Severity::Critical).collect();
-        assert_eq!(critical.len(), 16);
+        assert_eq!(critical.len(), 17);
         assert_eq!(critical.last(), Some(&Reason::VersionMismatch));
         for reason in Reason::ALL {
             let (message, remedy) = reason.says();

@@ -109,8 +109,12 @@ impl Site {
             Ok(accepted) => accepted.says.clone(),
             Err(refused) => refused.to_string(),
         };
-        // A token of a pairing is a secret.
-        let shown = if verb == Verb::Pair { "…" } else { outcome.as_str() };
+        // A token of a pairing is a secret; why one was refused is none.
+        let shown = match &result {
+            Err(r) if verb == Verb::Pair && r.refusal == Refusal::Invalid => r.refusal.name(),
+            Ok(_) if verb == Verb::Pair => "…",
+            _ => outcome.as_str(),
+        };
         let typed = if verb == Verb::Pair { "…" } else { typed(&line) };
         let full = if typed.starts_with(verb.name()) { typed.to_owned() } else { format!("{verb} {typed}") };
         let who = (who.uid, who.gid, who.pid);
@@ -250,8 +254,13 @@ impl Site {
             Action::Resume => self.still(vm, || ground.pause(false)),
             Action::Scrub { .. } => ground.scrub(line, at()?),
             Action::Unprotect { delete } => {
-                let delete = delete.unwrap_or(ground.policy.delete_replica_on_unprotect);
+                let mut delete = delete.unwrap_or(ground.policy.delete_replica_on_unprotect);
+                // What the peer has of a first copy is of no use to anybody.
+                delete |= situation.state == Some(State::InitialReplication);
                 let done = self.still(vm, || ground.unprotect(line, delete))?;
+                if let Some(engine) = self.engine() {
+                    engine.asks_no_more(vm.group_id());
+                }
                 if target && delete {
                     if let Some(engine) = self.engine() {
                         engine.drop_slot(vm.group_id());

@@ -3,6 +3,8 @@
 //! A1. State and flags follow from durable lines alone; the same history gives the same state after a restart.
 //! A2. A target has no standing decision of its own, and an unplanned failover that was begun and not decided has
 //!     not happened: [`left_over`] names what a crash left to be finished.
+//! A3. A first copy that was refused or cancelled leaves the state that it began in: a VM whose standby is gone goes on
+//!     saying so.
 
 use crate::history::{Event, Operation, ResyncReason, RowKind};
 use crate::protection::{Fact, Facts, Flags, Role, State};
@@ -26,6 +28,8 @@ pub struct Known {
     pub intent: Option<Token>,
     /// The decision of the other site that this one yielded to.
     pub fenced_by: Option<EpochId>,
+    /// The first copy that was asked for because the peer had none any more: without its effect it is as before.
+    again: Option<Token>,
     /// How many lines this was made from.
     pub lines: usize,
     operations: HashMap<Token, Operation>,
@@ -55,6 +59,7 @@ impl Known {
     /// Takes one more line into account.
     pub fn take(&mut self, event: &Event) {
         self.lines += 1;
+        let gone = self.state() == State::ResyncRequired && !self.facts.image;
         if let Some(fact) = self.fact(event) {
             self.facts.apply(fact);
         }
@@ -68,6 +73,9 @@ impl Known {
             Event::Withdrawn { epoch, .. } => self.decisions.retain(|e| e != epoch),
             Event::Intent { op, operation, peer, .. } => {
                 self.operations.insert(*op, *operation);
+                if *operation == Operation::Initial {
+                    self.again = gone.then_some(*op);
+                }
                 if *operation == Operation::Failover {
                     self.intent = Some(*op);
                 }
@@ -120,6 +128,7 @@ impl Known {
             Event::Cancelled { op } => match self.operations.get(op)? {
                 Operation::Planned | Operation::Failover => Fact::FailoverCancelled,
                 Operation::Reprotect => Fact::ReprotectCancelled,
+                Operation::Initial if self.again == Some(*op) => Fact::PeerCopyGone,
                 Operation::Initial => Fact::Unprotected,
                 Operation::Resync => Fact::ResyncDropped,
             },
@@ -132,6 +141,8 @@ impl Known {
             Event::Protected { .. } => Fact::ImagePublished,
             Event::Committed { .. } => Fact::Committed,
             Event::Migrated { .. } => Fact::Migrated,
+            // The peer is told to delete what it may have made for a first copy that is given up.
+            Event::Unprotected { op, .. } if self.again == Some(*op) => return None,
             Event::Unprotected { .. } => Fact::Unprotected,
             Event::Orphaned { .. } => Fact::PeerEnded,
             Event::ResyncRequired { reason: ResyncReason::TargetGone } => Fact::PeerCopyGone,

@@ -134,8 +134,9 @@ struct GroupSlot {
     joining: Mutex<Option<Token>>,
     running: Mutex<Running>,
     asked: Mutex<Asked>,
-    /// A copy over what the target has is under way, or was asked for.
-    resyncing: AtomicBool,
+    /// The history doesn't say yet that the peer follows: a copy over what it has, or a decision here to go on. Once it does
+    /// follow, the line `protected` is due.
+    unsettled: AtomicBool,
 }
 
 impl GroupSlot {
@@ -202,6 +203,8 @@ struct Running {
     corruption_ns: Option<u64>,
     /// The target went back below what it had acknowledged, monotonic ns.
     target_rewound_ns: Option<u64>,
+    /// When the peer said last that it has no room for the group, monotonic ns, and what it said.
+    peer_full: Option<(u64, String)>,
     /// The group has no side here any more.
     gone: bool,
     /// V3 of `serve`: until then, monotonic ns, this site has no room for the group.
@@ -397,6 +400,12 @@ impl Replication {
     /// Refused `peer-not-registered`.
     pub fn accept_identity(&self, peer: &str) -> Result<()> {
         let peer = self.peer_named(peer)?;
+        if self.peer(peer.store).state.lock().state == SessionState::Ready {
+            let text = format!("{} is connected, as the site that it was: nothing is in doubt", peer.name);
+            return Err(
+                Error::refused(Refusal::NothingToResolve.name(), text).advice("Nothing needs to be done")
+            );
+        }
         let site = self.site()?;
         let known = sessions::of(site.store().catalog(), peer.store)?;
         site.store().catalog().put(&sessions::SessionObject { accept_once: true, ..known })?;
@@ -492,7 +501,7 @@ impl Replication {
                 joining: Mutex::new(joining),
                 running: Mutex::default(),
                 asked: Mutex::default(),
-                resyncing: AtomicBool::new(false),
+                unsettled: AtomicBool::new(false),
             })
         };
         Ok(Arc::clone(self.groups.lock().entry(vm.group_id()).or_insert_with(fresh)))
@@ -552,7 +561,7 @@ impl Replication {
     /// The backlog of a group was let go: once it follows again it is protected anew (Q5 of `group::backlog`).
     pub(crate) fn coalesced(&self, group: GroupId) {
         if let Some(slot) = self.groups.lock().get(&group) {
-            slot.resyncing.store(true, Ordering::Release);
+            slot.unsettled.store(true, Ordering::Release);
         }
     }
 }

@@ -20,8 +20,6 @@ use std::sync::Arc;
 
 /// A backlog above this is told, bytes.
 const BACKLOG_HIGH: u64 = 1 << 30;
-/// A failover that isn't committed for so long is told, ns.
-const COMMIT_OVERDUE_NS: i64 = 7 * 24 * 3_600_000_000_000;
 /// What went wrong once is told for so long, ns.
 const RECENT_NS: u64 = 3_600_000_000_000;
 
@@ -193,7 +191,7 @@ impl Site {
         let peer = known.peer.and_then(|store| {
             engine.as_ref().and_then(|e| e.peers().into_iter().find(|p| p.peer.store == store))
         });
-        let mut overdue = false;
+        let mut failed_over_ns = None;
         let mut seen = Vec::new();
         let mut see = |reason, figure: Option<String>, limit: Option<String>| {
             seen.push(Seen { reason, figure, limit });
@@ -212,7 +210,7 @@ impl Site {
                     events.iter().rev().find(|(_, e)| decided(e)).map(|(time, _)| *time)
                 });
                 let now = self.clock().wall_ns();
-                overdue = since.is_some_and(|since| now.saturating_sub(since) > COMMIT_OVERDUE_NS);
+                failed_over_ns = since.map(|since| u64::try_from(now.saturating_sub(since)).unwrap_or(0));
             }
             _ => {}
         }
@@ -279,10 +277,13 @@ impl Site {
         if recent(replicated.as_ref().and_then(|r| r.target_rewound_ns)) {
             see(Reason::TargetRewound, None, None);
         }
+        if let Some(text) = replicated.as_ref().and_then(|r| r.peer_full.clone()) {
+            see(Reason::PeerFull, Some(text), None);
+        }
         if group.gate() == crate::group::Gate::Stopped {
             see(Reason::Damaged, None, None);
         }
-        seen.extend(self.seen_room(vm, overdue)?);
+        seen.extend(self.seen_room(vm, failed_over_ns)?);
         Ok(seen)
     }
 
@@ -337,8 +338,8 @@ fn has_standby(state: State) -> bool {
     )
 }
 
-/// Whether the old source has not said that it yielded.
+/// Whether the old source may write: it has not said that it yielded, nor, in this connection, that it stands still.
 fn unfenced(state: Option<State>, replicated: Option<&GroupStatus>) -> bool {
-    matches!(state, Some(State::FailedOver | State::Committed))
-        && !replicated.is_some_and(|r| r.state.peer_fenced)
+    let still = |r: &GroupStatus| r.state.peer_fenced || r.state.peer_writes == Some(false);
+    matches!(state, Some(State::FailedOver | State::Committed)) && !replicated.is_some_and(still)
 }

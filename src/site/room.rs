@@ -13,8 +13,13 @@ use crate::vocab::{Moment, Pos, Result};
 
 /// Churn is measured over at least so long, ns.
 const CHURN_NS: u64 = 10_000_000_000;
+const HOUR_NS: u64 = 3_600_000_000_000;
+/// A failover that isn't committed for so long is told, ns.
+const COMMIT_OVERDUE_NS: u64 = 7 * 24 * HOUR_NS;
 /// Less time left than this is told, ns.
-const SOON_NS: u64 = 24 * 3_600_000_000_000;
+const SOON_NS: u64 = 24 * HOUR_NS;
+/// But not to who has just failed over and looks whether the VM is well, ns: unless there is less than an hour.
+const FRESH_NS: u64 = HOUR_NS / 4;
 /// A writer that was refused is told for so long, ns.
 const REFUSED_NS: u64 = 60_000_000_000;
 
@@ -89,8 +94,8 @@ impl Site {
         vm.noted.lock().measure(now, group);
     }
 
-    /// N2.
-    pub(super) fn seen_room(&self, vm: &Vm, overdue: bool) -> Result<Vec<Seen>> {
+    /// N2. `failed_over_ns`: for so long, if it isn't committed.
+    pub(super) fn seen_room(&self, vm: &Vm, failed_over_ns: Option<u64>) -> Result<Vec<Seen>> {
         let group = vm.group()?;
         let known = vm.known()?;
         let held = vm.held(self.store().catalog())?;
@@ -109,9 +114,12 @@ impl Site {
         let limit = || Some(size_text(allowance.min(used + free)));
         let mut seen = Vec::new();
         let mut see = |reason| seen.push(Seen { reason, figure: figure(), limit: limit() });
-        let soon = left.is_some_and(|left| left < SOON_NS) || free < allowance / 4;
-        if known.state() == State::FailedOver && (overdue || soon) {
-            see(Reason::CommitOverdue);
+        if let Some(age) = failed_over_ns.filter(|_| known.state() == State::FailedOver) {
+            let near = if age < FRESH_NS { HOUR_NS } else { SOON_NS };
+            let soon = left.is_some_and(|left| left < near) || free < allowance / 4;
+            if age > COMMIT_OVERDUE_NS || soon {
+                see(Reason::CommitOverdue);
+            }
         }
         if held_by_branch {
             see(Reason::HeldByBranch);

@@ -3,6 +3,7 @@
 mod backlog;
 mod compare;
 mod daemons;
+mod given_up;
 mod operations;
 mod other_way;
 mod planned;

@@ -4,7 +4,9 @@ use super::standby::{Guest, protected, relation};
 use super::*;
 use crate::support::proxy::Way;
 use standbyfs::group::{Gate, Op};
+use standbyfs::protection::health::Reason;
 use standbyfs::protection::job::{Job, JobState};
+use standbyfs::protection::report::{Lacking, Rpo, StatusReport};
 use standbyfs::protection::{Refusal, Refused, State, Verb};
 use standbyfs::site::commands::{Accepted, Caller, On};
 use standbyfs::site::replication::{EngineSides, Relation};
@@ -19,7 +21,7 @@ pub(super) fn done(open: &Open, verb: Verb, text: &str) -> Accepted {
     give(open, verb, text).unwrap_or_else(|e| panic!("{verb} {text}: {e}\n{}", open.events()))
 }
 
-fn refused(open: &Open, verb: Verb, text: &str) -> Option<Refusal> {
+pub(super) fn refused(open: &Open, verb: Verb, text: &str) -> Option<Refusal> {
     give(open, verb, text).err().map(|e| e.refusal)
 }
 
@@ -46,6 +48,16 @@ pub(super) fn is(open: &Open, what: State) {
         assert!(Instant::now() < until, "{} and not {what}\n{}", state(open), open.events());
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What isn't well now.
+pub(super) fn health(open: &Open) -> Vec<Reason> {
+    let report = open.site.health_of(&open.vm("web")).unwrap();
+    report.reasons.iter().filter(|r| r.holds).map(|r| r.reason).collect()
+}
+
+fn status(open: &Open) -> StatusReport {
+    open.site.status_of(&open.vm("web")).unwrap()
 }
 
 /// Cuts the link and keeps it cut.
@@ -130,6 +142,7 @@ fn a_planned_failover_stops_the_vm_and_loses_nothing() {
     let job = ended(&b, &done(&b, Verb::Failover, "planned"));
     assert_eq!(job.state, JobState::Succeeded, "{job:?}\n{}", b.events());
     assert!(job.outcome.contains("vm-started (start hook)"), "{}", job.outcome);
+    assert!(!health(&b).contains(&Reason::UnfencedPeer), "it stood still before this was decided");
     let said = std::fs::read_to_string(&log).unwrap();
     assert_eq!(said, "stop web planned-failover\nstart web planned-failover\n");
     is(&a, State::Fenced);
@@ -256,7 +269,8 @@ fn a_source_that_a_person_told_to_go_on_ends_the_failover_that_it_had_stopped_fo
     assert!(job.outcome.contains("failover force"), "{}", job.outcome);
     is(&b, State::Standby);
     guest.compare("the target follows the source again", &a, &b);
-    assert_eq!(state(&a), State::FailedOver);
+    is(&a, State::Protected);
+    assert!(status(&a).rpo != Rpo::None && !health(&a).contains(&Reason::UnfencedPeer));
     a.close();
     b.close();
 }
@@ -283,6 +297,17 @@ fn two_decisions_in_ignorance_are_a_split_brain_at_both() {
     write(&b, 0xd).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!((first_byte(&a), first_byte(&b)), (0xc, 0xd), "both go on");
+    // Taken back at one site: it follows the other again, which says so, and can be moved like any source.
+    done(&b, Verb::Rollback, "confirm=web");
+    is(&b, State::Standby);
+    is(&a, State::Protected);
+    write(&a, 0xe).unwrap();
+    assert_eq!(ended(&b, &done(&b, Verb::Failover, "planned")).state, JobState::Succeeded);
+    is(&a, State::Fenced);
+    assert_eq!(first_byte(&b), 0xe);
+    a.close();
+    let a = pair.a.open();
+    is(&a, State::Fenced);
     a.close();
     b.close();
 }
@@ -338,10 +363,8 @@ fn a_copy_of_a_store_is_refused_beside_its_original() {
     eventually("identity-conflict", || conflict(&c) || conflict(&b));
     std::thread::sleep(Duration::from_millis(300));
     assert!(!c.is_ready() && first_byte(&b) != 0xcc, "nothing of the copy is at the standby");
-    let at = if conflict(&b) { &b } else { &c };
-    let health = at.site.health_of(&at.vm("web")).unwrap();
-    let reasons: Vec<_> = health.reasons.iter().map(|r| r.reason).collect();
-    assert!(reasons.contains(&standbyfs::protection::health::Reason::IdentityConflict), "{reasons:?}");
+    let reasons = health(if conflict(&b) { &b } else { &c });
+    assert!(reasons.contains(&Reason::IdentityConflict), "{reasons:?}");
     c.close();
     let a = pair.a.open();
     guest.compare("the original alone again", &a, &b);
@@ -403,14 +426,7 @@ fn a_decision_is_heard_while_the_vm_is_being_stopped() {
 
 #[test]
 fn status_and_health_tell_what_is() {
-    use standbyfs::protection::health::Reason;
-    use standbyfs::protection::report::{Lacking, Rpo, StatusReport};
     let (pair, a, b, mut guest) = protected_pair();
-    let health = |open: &Open| -> Vec<Reason> {
-        let report = open.site.health_of(&open.vm("web")).unwrap();
-        report.reasons.iter().filter(|r| r.holds).map(|r| r.reason).collect()
-    };
-    let status = |open: &Open| open.site.status_of(&open.vm("web")).unwrap();
     let rpo = |open: &Open| status(open).rpo;
     eventually("no age", || rpo(&a) == Rpo::Age(0));
     assert_eq!(health(&a), [Reason::SameHostPair]);

@@ -1,9 +1,10 @@
 //! A standby that its source let go of is a VM of its own: it is protected in the other direction, and steps aside like
 //! any source.
 
-use super::operations::{done, ended, is, protected_pair, state, write};
+use super::operations::{done, ended, health, is, protected_pair, state, write};
 use super::standby::Guest;
 use super::*;
+use standbyfs::protection::health::Reason;
 use standbyfs::protection::job::JobState;
 use standbyfs::protection::{State, Verb};
 
@@ -87,6 +88,7 @@ fn a_full_target_stalls_the_group_and_not_the_connection() {
         b.events()
     );
     assert_eq!((told(), group_of(&b.vm("web")).head()), (1, behind));
+    assert!(health(&a).contains(&Reason::PeerFull), "the source knows why its standby grows old");
     room.settle(owed);
     guest.compare("there is room again", &a, &b);
     assert!(b.peer().since_ns == since, "{:?} {:?}\n{}{}", a.peer(), b.peer(), a.events(), b.events());

@@ -169,6 +169,9 @@ fn a_request_that_meets_no_peer_leaves_nothing() {
 fn an_old_backup_of_a_site_is_not_taken_for_the_site() {
     let (_, sides) = counted();
     let (pair, a, b) = paired(sides);
+    // Nothing is in doubt: a word for later would let a copy in.
+    let early = a.replication.accept_identity("paris").unwrap_err();
+    assert_eq!(early.name(), Some("nothing-to-resolve"), "{early}");
     a.close();
     let sessions = pair.a.store().join("site/sessions");
     let file = std::fs::read_dir(&sessions).unwrap().next().unwrap().unwrap().path();

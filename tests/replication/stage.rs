@@ -350,7 +350,10 @@ impl Stage {
             states = self.states();
             let (here, there) =
                 if decides == At::Source { (&states.0, &states.1) } else { (&states.1, &states.0) };
-            let at_one = here == "failed-over" && matches!(there.as_str(), "fenced" | "standby");
+            let at_one = matches!(
+                (here.as_str(), there.as_str()),
+                ("failed-over", "fenced") | ("protected", "standby")
+            );
             (at_one || (here == "split-brain" && there == "split-brain")) && self.jobs_ended()
         });
         assert!(ended, "{what} has no end: {states:?}\n{}", self.shown());
@@ -405,7 +408,7 @@ impl Stage {
         let before = (a.accepted(), b.accepted());
         let one = wait(BOUND, || {
             let (a, b) = self.states();
-            a == "failed-over" && b == "standby"
+            a == "protected" && b == "standby"
         });
         assert!(one, "{what}: {}", self.shown());
         assert!(

@@ -214,8 +214,9 @@ def reads_beside(mount, live, past, size, seconds, rounds=1):
     say("memory of the worker after reading", f"{now / MIB:.0f} MiB, at most {peak / MIB:.0f} MiB")
 
 
-def measured(root, mounts, action):
-    """Runs it in a directory of its own, and takes everything away again, also after Ctrl-C and SIGTERM."""
+def measured(root, mounts, action, keep=lambda: False):
+    """Runs it in a directory of its own, and takes everything away again, also after Ctrl-C and SIGTERM, but for what
+    `keep` says."""
     def stop(*_):
         raise KeyboardInterrupt
 
@@ -240,7 +241,7 @@ def measured(root, mounts, action):
             mount.stop()
         if any(mount.pids() for mount in mounts):
             print(f"scale: processes are left; {root} stays", file=sys.stderr)
-        else:
+        elif not keep():
             shutil.rmtree(root, ignore_errors=True)
     if MISSES:
         print(f"MISS {len(MISSES)} of the figures: {'; '.join(MISSES)}")

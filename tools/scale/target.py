@@ -1,6 +1,6 @@
 """Measurements at a target: two daemons on this machine, paired, one protected to the other."""
 
-import os, random, time
+import json, os, random, time
 
 from common import *
 
@@ -265,8 +265,13 @@ def standby(sites, options):
     sites.memory()
 
 
-def standby_moments(sites, options):
-    """Any moment among many at a target that was just started, and how fast it is read."""
+def filled(root):
+    """Whether a run with `--keep` has filled these stores."""
+    return os.path.exists(f"{root}/filled.json")
+
+
+def fill(sites, options):
+    """The records, with all that is needed to measure them in another run. The source is over then."""
     disk = options.disk * GIB
     need(sites.root, 2 * disk + options.records * RECORD_BYTES + RECORDS_A_TIME * RECORD_BYTES * 2 + 4 * GIB)
     sites.pair()
@@ -283,11 +288,22 @@ def standby_moments(sites, options):
             number_ios=count, io_size=count * 4096, norandommap=1, randrepeat=0, randseed=draw.randrange(1 << 30))
 
     sites.records(options.records, write)
-    first, last = sites.marks[0][1], sites.marks[-1][1]
     blocks = [draw.randrange(256, disk // 4096) * 4096 for _ in range(200)]
     sites.same(blocks)
-    # The source's part is over; what it does would be measured too.
+    # What the source does would be measured too.
     source.stop()
+    with open(f"{sites.root}/filled.json", "w") as file:
+        json.dump({"marks": sites.marks, "blocks": blocks, "disk": options.disk}, file)
+
+
+def standby_moments(sites, options):
+    """Any moment among many at a target that was just started, and how fast it is read."""
+    if not filled(sites.root):
+        fill(sites, options)
+    known = json.load(open(f"{sites.root}/filled.json"))
+    sites.marks, blocks, disk = known["marks"], known["blocks"], known["disk"] * GIB
+    target, draw = sites.target, random.Random(options.draw)
+    first, last = sites.marks[0][1], sites.marks[-1][1]
 
     def any_moment():
         seq = draw.randrange(first, last + 1)
@@ -297,6 +313,7 @@ def standby_moments(sites, options):
     for _ in range(options.starts):
         restarted(target)
         fresh.append(any_moment())
+    say("first byte of any moment, just started, each", ", ".join(f"{took * 1000:.1f} ms" for took in fresh))
     within(f"first byte of any moment, just started, worst of {options.starts}", max(fresh), 0.1)
     more = [lapse(lambda: first_byte(sites.view(draw.randrange(first, last + 1)), draw.choice(blocks)))
             for _ in range(40)]

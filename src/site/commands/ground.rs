@@ -179,9 +179,11 @@ impl Ground<'_> {
         rest: Option<Rest>,
         step: impl FnOnce(Token) -> Result<String>,
     ) -> std::result::Result<Done, Refused> {
+        // The end of a protection ends the copy that is under way: `admit` has refused what stands in its way.
+        let alone = kind != JobKind::Unprotect;
         let job = self
             .jobs
-            .admit(kind, self.subject, Some(self.group.id()), true, line, &[kind.name()])
+            .admit(kind, self.subject, Some(self.group.id()), alone, line, &[kind.name()])
             .map_err(refused)?;
         let id = job.id;
         let done = self

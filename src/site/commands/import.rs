@@ -161,6 +161,7 @@ fn take(
     disk: &str,
     handle: &JobHandle,
 ) -> Result<String> {
+    handle.next_step()?;
     for (number, way) in ways.iter().enumerate() {
         let how = match way {
             ImportHow::Copy => return copied(image, vm, group, disk, handle),
@@ -172,6 +173,7 @@ fn take(
             Err(e) if e.kind() == Kind::Unsupported && number + 1 < ways.len() => {}
             done => {
                 done?;
+                handle.next_step()?;
                 return Ok(format!("{}/{disk}, {} by {way}", vm.name(), size_text(image.size)));
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::link::Peer;
 use crate::protection::admission::{Allowed, Situation, allowed};
+use crate::protection::job::JobKind;
 use crate::protection::{Scope, State, Verb};
 use crate::site::facts::Known;
 use crate::site::{Site, Vm};
@@ -27,11 +28,14 @@ impl Site {
                 None
             }
         });
+        let job = self.jobs().at_work_on(vm.group_id());
+        let copying = job.as_ref().is_some_and(|job| matches!(job.kind, JobKind::Protect | JobKind::Resync));
         let mut situation = Situation {
             subject: vm.name(),
             state: Some(state),
             migrated: known.facts.migrated,
-            job: self.jobs().at_work_on(vm.group_id()).map(|job| job.id),
+            job: job.map(|job| job.id),
+            copying,
             direction,
             head: Some(vm.group()?.head()),
             peer,

@@ -124,11 +124,41 @@ fn a_source_goes_through_its_states() {
     let mut forced = steps.clone();
     forced.push((row(4, RowKind::Force), FailedOver));
     assert_eq!(walk(&forced).decisions, [epoch(4)]);
+    forced.push((protected(0), Protected));
+    assert!(walk(&forced).decisions.is_empty(), "the other site follows the decision");
     let mut back = steps.clone();
     back.push((row(4, RowKind::Rollback), Protected));
     assert!(walk(&back).decisions.is_empty());
     steps.push((Event::Target { op: op(53), source: THERE, seed: Some(moment(1, 12)) }, ResyncingTarget));
     steps.push((jump(), Standby));
+    walk(&steps);
+}
+
+/// A3.
+#[test]
+fn a_first_copy_that_is_refused_leaves_the_state_that_it_began_in() {
+    use State::*;
+    let unprotected = |n| Event::Unprotected { op: op(n), peer: THERE, delete: true };
+    let mut steps = vec![
+        (row(1, RowKind::Genesis), Unprotected),
+        (intent(50, Operation::Initial), InitialReplication),
+        (Event::Cancelled { op: op(50) }, Unprotected),
+        (intent(51, Operation::Initial), InitialReplication),
+        (protected(51), Protected),
+        (Event::ResyncRequired { reason: ResyncReason::TargetGone }, ResyncRequired),
+        (intent(52, Operation::Initial), InitialReplication),
+        (Event::Cancelled { op: op(52) }, ResyncRequired),
+        (intent(53, Operation::Initial), InitialReplication),
+        (Event::Cancelled { op: op(53) }, ResyncRequired),
+        // What the peer may have made is deleted.
+        (unprotected(53), ResyncRequired),
+        (Event::UnprotectHeard { op: op(53) }, ResyncRequired),
+        (intent(54, Operation::Initial), InitialReplication),
+        (protected(54), Protected),
+    ];
+    assert_eq!(walk(&steps).peer, Some(THERE));
+    steps.truncate(12);
+    steps.push((unprotected(60), Unprotected));
     walk(&steps);
 }
 

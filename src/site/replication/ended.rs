@@ -77,7 +77,7 @@ impl Replication {
         // A copy that was deleted here has nothing to remember.
         if site.vms().iter().any(|vm| vm.group_id() == slot.id()) {
             slot.group().note(Event::UnprotectHeard { op })?;
-            site.set_peer(&slot.vm, None)?;
+            self.leave(slot)?;
         }
         self.drop_slot(slot.id());
         Ok(())

@@ -70,11 +70,27 @@ pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token, perhaps: b
         return Ok(true);
     }
     hub.drop_slot(slot.id());
-    hub.site()?.set_peer(&slot.vm, None)?;
+    hub.leave(slot)?;
     Ok(true)
 }
 
 impl Replication {
+    /// The peer has nothing of a group any more and knows it. It stays the peer of one that still wants a standby there.
+    pub(super) fn leave(&self, slot: &GroupSlot) -> Result<()> {
+        if slot.vm.known()?.state() == State::ResyncRequired {
+            return Ok(());
+        }
+        self.site()?.set_peer(&slot.vm, None)
+    }
+
+    /// The protection of a group ended here, by a line of its history: what was asked of the peer is asked no more.
+    pub(crate) fn asks_no_more(&self, group: GroupId) {
+        let slot = self.groups.lock().get(&group).cloned();
+        if let Some(slot) = slot {
+            *slot.joining.lock() = None;
+        }
+    }
+
     /// Whether a standby of this VM can be asked for.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::protection::job::{Job, JobKind};
 use crate::protection::{Refusal, Refused, State};
 use crate::site::commands::{Done, Replication, operation_of, refused};
 use crate::site::{Site, Vm};
-use crate::vocab::{Error, Kind, Result as Outcomes, Token};
+use crate::vocab::{Error, Kind, Result as Outcomes, StoreId, Token};
 use std::sync::{Arc, Weak};
 
 /// Carries out what needs a peer; starts the replication where it isn't running.
@@ -122,7 +122,9 @@ fn protect(
 /// A copy over what the target has, or, where that is gone, a first one.
 fn resync(engine: &Arc<Engine>, site: &Site, vm: &Arc<Vm>, line: &str) -> Result<Done, Refused> {
     let group = vm.group().map_err(refused)?;
-    if let Some(peer) = vm.peer().filter(|peer| Relation::of_group(&group, *peer) == Relation::None) {
+    let without =
+        |peer: &StoreId| matches!(Relation::of_group(&group, *peer), Relation::None | Relation::Ended { .. });
+    if let Some(peer) = vm.peer().filter(without) {
         let name = engine.peer_of(peer).map(|p| p.name);
         return protect(engine, site, vm, name.as_deref(), None, line);
     }

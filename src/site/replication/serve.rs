@@ -7,7 +7,7 @@
 //!     are dealt with here. After the answer both sides of the group begin anew: what one of them said before the
 //!     other existed was heard by nobody.
 //! V3. A group for which this site has no room waits alone: its side is as without a connection for [`STALL_NS`], and then both
-//!     meet anew. The connection and the other groups go on.
+//!     meet anew. The source is told each time. The connection and the other groups go on.
 
 mod groups;
 mod points;
@@ -38,7 +38,7 @@ const FRAMES_AT_ONCE: usize = 64;
 /// How long a refusal has to reach the peer.
 const LINGER: Duration = Duration::from_secs(1);
 /// A group without room is tried again after so long, ns; less than the peer's silence that ends a connection.
-const STALL_NS: u64 = 2_000_000_000;
+pub(super) const STALL_NS: u64 = 2_000_000_000;
 /// That it waits is told again after so long, ns.
 const TOLD_NS: u64 = 60_000_000_000;
 const ZSTD: &str = "zstd";
@@ -397,24 +397,27 @@ impl<'a> Talk<'a> {
         Ok(())
     }
 
-    /// The first copy is whole once records pass on the line: the group is protected from then on.
+    /// The first copy is whole once records pass on the line: the group is protected from then on. So is one whose writer was
+    /// told to go on, once the peer follows it.
     fn whole(&self, slot: &GroupSlot) -> Result<()> {
         let mut joining = slot.joining.lock();
-        let resyncing = slot.resyncing.load(Ordering::Acquire);
+        let unsettled = slot.unsettled.load(Ordering::Acquire);
         let op = match *joining {
             Some(op) => op,
-            None if resyncing => Token::NONE,
+            None if unsettled => Token::NONE,
             None => return Ok(()),
         };
-        let state = slot.running.lock().side.as_ref().map(|side| side.state());
-        let Some(moment) = state.filter(|s| s.shipping && !s.copying).and_then(|s| s.acknowledged) else {
-            return Ok(());
-        };
-        if !slot.group().protected_from(op, self.peer.store, moment)? {
-            return Ok(());
-        }
+        // Held still: a command that ends the protection meanwhile has the last line.
+        let protected = slot.change(|running| {
+            let state = running.side.as_ref().filter(|_| !running.renew).map(|side| side.state());
+            let shipping = state.filter(|s| s.shipping && !s.copying);
+            let Some(moment) = shipping.and_then(|s| s.acknowledged) else { return Ok(None) };
+            let written = slot.group().protected_from(op, self.peer.store, moment)?;
+            Result::Ok(written.then_some(moment))
+        })?;
+        let Some(moment) = protected else { return Ok(()) };
         *joining = None;
-        slot.resyncing.store(false, Ordering::Release);
+        slot.unsettled.store(false, Ordering::Release);
         self.hub.tell(Some(&slot.vm.name()), format!("protected at {}, from {moment} on", self.peer.name));
         Ok(())
     }
@@ -454,8 +457,7 @@ impl<'a> Talk<'a> {
                 // V2: answered before they reach a side. Answers to what this site doesn't ask are passed over.
                 Output::Join(_) | Output::Answer(_) => {}
                 Output::Close { name: NO_SPACE, text } => {
-                    self.stall(slot, now, &text);
-                    return Ok(());
+                    return self.stall(slot, now, &text);
                 }
                 Output::Close { name, text } => {
                     let text = format!("{}: {text}", slot.vm.name());
@@ -470,7 +472,7 @@ impl<'a> Talk<'a> {
     }
 
     /// V3.
-    fn stall(&self, slot: &GroupSlot, now: u64, why: &str) {
+    fn stall(&mut self, slot: &GroupSlot, now: u64, why: &str) -> Result<()> {
         let tell = {
             let mut running = slot.running.lock();
             if let Some(side) = running.side.as_mut() {
@@ -488,6 +490,9 @@ impl<'a> Talk<'a> {
             self.hub
                 .tell(Some(&slot.vm.name()), format!("no-space: what {} sends waits: {why}", self.peer.name));
         }
+        // The source has to know why its standby grows old.
+        let declined = About::Declined { op: Token::NONE, name: NO_SPACE.into(), text: why.to_owned() };
+        self.say(&Frame::about(slot.id(), declined))
     }
 
     fn met(&self, slot: &GroupSlot, verdict: Verdict) -> Result<()> {

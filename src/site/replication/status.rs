@@ -7,6 +7,9 @@ use crate::link::{DialState, Peer};
 use crate::vocab::{GroupId, StoreId};
 use std::sync::Arc;
 
+/// A target without room says so again within this time, ns.
+const PEER_FULL_NS: u64 = 3 * super::serve::STALL_NS;
+
 /// How a connection's session stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SessionState {
@@ -77,6 +80,8 @@ pub struct GroupStatus {
     pub corruption_ns: Option<u64>,
     /// When the target was found below what it had acknowledged, monotonic ns.
     pub target_rewound_ns: Option<u64>,
+    /// The peer has no room for what this site sends: what it says.
+    pub peer_full: Option<String>,
 }
 
 impl Replication {
@@ -114,6 +119,7 @@ impl Replication {
     }
 
     fn status_of(&self, slot: &GroupSlot) -> GroupStatus {
+        let now_ns = self.now_ns();
         let running = slot.running.lock();
         let side = running.side.as_ref();
         GroupStatus {
@@ -121,11 +127,16 @@ impl Replication {
             vm: slot.vm.name(),
             peer: slot.peer,
             relation: Relation::of_group(&slot.group(), slot.peer),
-            rpo: side.map_or(Rpo::None, |s| s.rpo(self.now_ns())),
+            rpo: side.map_or(Rpo::None, |s| s.rpo(now_ns)),
             state: side.map_or(DriverState::default(), |s| s.state()),
             verdict: running.verdict.clone(),
             corruption_ns: running.corruption_ns,
             target_rewound_ns: running.target_rewound_ns,
+            peer_full: running
+                .peer_full
+                .as_ref()
+                .filter(|(at, _)| now_ns < at + PEER_FULL_NS)
+                .map(|(_, t)| t.clone()),
         }
     }
 }

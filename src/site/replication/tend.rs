@@ -38,6 +38,8 @@ fn end(site: &Site, id: &str, state: JobState, says: &str, name: Option<Refusal>
 struct Lines {
     begun: bool,
     cancelled: bool,
+    /// The protection ended after it was begun.
+    ended: bool,
     done: Option<Event>,
 }
 
@@ -48,6 +50,7 @@ fn lines_of(vm: &Vm, op: Token) -> Result<Lines> {
             match event {
                 Event::Intent { op: o, .. } if *o == op => lines.begun = true,
                 Event::Cancelled { op: o } if *o == op => lines.cancelled = true,
+                Event::Unprotected { .. } if lines.begun => lines.ended = true,
                 Event::Protected { op: o, .. } if *o == op => lines.done = Some(event.clone()),
                 Event::Epoch { row, own: true } if row.op == op => lines.done = Some(event.clone()),
                 _ => {}
@@ -107,6 +110,7 @@ impl Replication {
                 };
                 end(site, &job.id, state, &why, name);
             }
+            _ if lines.ended => end(site, &job.id, JobState::Cancelled, "the protection was ended", None),
             _ => self.go_on(site, vm, job, op, slot.as_deref())?,
         }
         Ok(())

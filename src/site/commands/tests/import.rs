@@ -41,7 +41,11 @@ fn read(site: &Site, vm: &str, disk: &str) -> Vec<u8> {
 }
 
 fn done(site: &Site, answer: Answer) -> String {
-    outcome(site, &answer.unwrap().job.unwrap())
+    let job = answer.unwrap().job.unwrap();
+    let said = outcome(site, &job);
+    let job = site.jobs().get(&job).unwrap();
+    assert_eq!(job.progress_text(), format!("{0} of {0} steps", job.steps.len()), "{said}");
+    said
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use super::Talk;
 use crate::exchange::{About, Control, Frame};
+use crate::group::NO_SPACE;
 use crate::history::Event;
-use crate::protection::{Flags, State};
+use crate::protection::{Flags, Role, State, Writer};
 use crate::site::replication::{GroupSlot, Relation, ended, join, takeover};
 use crate::vocab::{GroupId, Kind, Result, Token};
 use std::sync::Arc;
@@ -22,7 +23,8 @@ impl Talk<'_> {
     /// What a side has to know of the state.
     pub(super) fn flags(&self, slot: &GroupSlot) -> Result<Flags> {
         let known = slot.vm.known()?;
-        slot.resyncing.store(known.state() == State::Resyncing, Ordering::Release);
+        let decided = known.facts.role == Role::Source && known.facts.writer != Writer::Original;
+        slot.unsettled.store(decided || known.state() == State::Resyncing, Ordering::Release);
         Ok(known.flags)
     }
 
@@ -160,6 +162,10 @@ impl Talk<'_> {
         if *slot.joining.lock() != Some(op) {
             if name == UNKNOWN && Relation::of_group(&slot.group(), self.peer.store) == Relation::Source {
                 return self.hub.target_gone(&self.peer, &slot.vm);
+            }
+            if name == NO_SPACE {
+                slot.running.lock().peer_full = Some((self.hub.now_ns(), text.to_owned()));
+                return Ok(());
             }
             slot.asked.lock().declined.insert(op, (name.to_owned(), text.to_owned()));
             return Ok(());
