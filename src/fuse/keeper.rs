@@ -10,7 +10,7 @@
 
 use super::MountOptions;
 use super::backoff::{Backoff, Next};
-use super::mount::{Mounted, Unmount};
+use super::mount::{Mounted, Unmount, has_ended};
 use super::record::MountRecord;
 use super::refuse::Refusing;
 use super::signals::Signals;
@@ -365,9 +365,7 @@ impl<'a> Keeper<'a> {
 
     /// Whether the mount has ended, by us or by somebody else.
     fn is_gone(&self) -> bool {
-        let mut polled = [PollFd::new(self.mounted.device(), PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::ERR)
+        has_ended(self.mounted.device())
     }
 }
 

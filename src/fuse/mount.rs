@@ -1,6 +1,7 @@
 //! Mounting and unmounting, by ourselves: as root with mount(2), else through fusermount3.
 //!
-//! 1. Nothing is unmounted but the mount that was made here: before it goes its id is looked up again.
+//! 1. Nothing is unmounted but the mount that was made here: before it goes its connection is asked whether it lives, and id
+//!    and device are looked up again. (An id alone is given to the next mount: who mounted again at once lost that one.)
 //! 2. A mount that was made is unmounted when its [`Mounted`] is dropped, on every way out.
 //! 3. A dead mount of ours that an earlier keeper left behind (killed together with its worker) is removed, a
 //!    live one of anybody is refused.
@@ -8,6 +9,7 @@
 use super::abi::{Features, REQUEST_MAX};
 use super::table_of_mounts::{self, MountLine};
 use crate::vocab::{Error, Kind, Result};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use std::ffi::CString;
@@ -24,7 +26,8 @@ pub struct Mounted {
     point: PathBuf,
     device: OwnedFd,
     init: Vec<u8>,
-    id: u64,
+    /// Id and device.
+    id: (u64, String),
     privileged: bool,
     gone: bool,
 }
@@ -51,13 +54,13 @@ impl Mounted {
         } else {
             mount_by_helper(&point, source, allow_other)?
         };
-        let mut mounted = Self { point, device, init: Vec::new(), id: 0, privileged, gone: false };
+        let mut mounted =
+            Self { point, device, init: Vec::new(), id: Default::default(), privileged, gone: false };
         let line = table_of_mounts::top(&mounted.point)?.filter(|line| line.kind == TYPE);
-        mounted.id = line
-            .ok_or_else(|| {
-                Error::new(Kind::Io, "the new mount isn't in the table of mounts").at(&mounted.point)
-            })?
-            .id;
+        let line = line.ok_or_else(|| {
+            Error::new(Kind::Io, "the new mount isn't in the table of mounts").at(&mounted.point)
+        })?;
+        mounted.id = (line.id, line.device);
         mounted.init = mounted.read_init()?;
         Ok(mounted)
     }
@@ -82,12 +85,13 @@ impl Mounted {
         if self.gone {
             return Ok(());
         }
-        if !table_of_mounts::all()?.iter().any(|line| line.id == self.id) {
+        let ours = |line: &MountLine| line.id == self.id.0 && line.device == self.id.1;
+        if has_ended(&self.device) || !table_of_mounts::all()?.iter().any(ours) {
             self.gone = true;
             return Ok(());
         }
         // The path leads to the topmost mount: that must be ours before it is used.
-        if let Some(top) = table_of_mounts::top(&self.point)?.filter(|top| top.id != self.id) {
+        if let Some(top) = table_of_mounts::top(&self.point)?.filter(|top| !ours(top)) {
             return Err(Error::new(
                 Kind::Busy,
                 format!("can't unmount: a mount of type {} was put over this one", top.kind),
@@ -139,6 +143,13 @@ impl Drop for Mounted {
             tracing::error!(%error, "a mount stays behind");
         }
     }
+}
+
+/// Whether nothing is mounted any more by this connection.
+pub fn has_ended(device: &OwnedFd) -> bool {
+    let mut polled = [PollFd::new(device, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut polled, Some(&now)).is_ok() && polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// Takes a mount of ours out of the tree, in place of a keeper that died.
@@ -325,6 +336,28 @@ mod tests {
         let full = check_point(dir.path(), true).unwrap_err();
         assert!(full.to_string().contains("isn't empty"), "{full}");
         assert_eq!(check_point(Path::new("/proc"), true).unwrap_err().kind(), Kind::Busy);
+    }
+
+    /// 1.
+    #[test]
+    fn a_mount_that_ended_takes_no_later_one_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path().canonicalize().unwrap();
+        let mut again = 0;
+        for lazy in [false, true].into_iter().cycle().take(20) {
+            let mut first = Mounted::new(&point, "first", false).unwrap();
+            let _user =
+                lazy.then(|| rustix::fs::open(&point, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()));
+            unmount_orphaned(&point).unwrap();
+            assert_eq!(has_ended(first.device()), !lazy);
+            let second = Mounted::new(&point, "second", false).unwrap();
+            again += u32::from(second.id.0 == first.id.0);
+            first.unmount(Unmount::Lazy).unwrap();
+            drop(first);
+            let top = table_of_mounts::top(&point).unwrap().expect("the second mount is there");
+            assert_eq!((top.id, top.device), second.id);
+        }
+        assert!(again > 0, "no id was given again: nothing was tried");
     }
 
     #[test]

@@ -10,8 +10,10 @@ const TABLE: &str = "/proc/self/mountinfo";
 /// One mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountLine {
-    /// Names the mount as long as it is there.
+    /// Names the mount as long as it is there; another one may have it right after.
     pub id: u64,
+    /// Number of its device: of a FUSE mount no other has it as long as the connection behind it lives.
+    pub device: String,
     /// Where it is.
     pub point: PathBuf,
     /// Its type, such as `ext4` or `fuse.standbyfs`.
@@ -33,10 +35,11 @@ pub fn top(point: &Path) -> Result<Option<MountLine>> {
 fn parse(line: &[u8]) -> Option<MountLine> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(3)?)));
+    let device = String::from_utf8_lossy(fields.nth(1)?).into_owned();
+    let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
     let mut rest = fields.skip_while(|field| *field != b"-");
     let kind = String::from_utf8_lossy(rest.nth(1)?).into_owned();
-    Some(MountLine { id, point, kind })
+    Some(MountLine { id, device, point, kind })
 }
 
 /// Blanks, tabs, newlines and backslashes are written as `\040` and the like.
@@ -64,7 +67,8 @@ mod tests {
     #[test]
     fn lines_are_read_with_and_without_optional_fields() {
         let line = parse(b"36 35 0:52 / /srv/a\\040b rw,nosuid shared:7 master:1 - fuse.standbyfs one rw");
-        let expected = MountLine { id: 36, point: "/srv/a b".into(), kind: "fuse.standbyfs".into() };
+        let kind = "fuse.standbyfs".into();
+        let expected = MountLine { id: 36, device: "0:52".into(), point: "/srv/a b".into(), kind };
         assert_eq!(line, Some(expected));
         assert_eq!(parse(b"1 0 8:1 / / rw - ext4 /dev/sda1 rw").map(|l| l.kind), Some("ext4".into()));
         assert_eq!(parse(b""), None);

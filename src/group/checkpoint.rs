@@ -49,7 +49,7 @@ impl Group {
         between("checkpoint: spans");
         self.write_names()?;
         between("checkpoint: names");
-        self.log.write_list()?;
+        self.log.write_list(closed)?;
         between("checkpoint: list");
         core.scan = if left_out("K5: the begin of the scan is chosen first") {
             self.log.checkpoint_state()

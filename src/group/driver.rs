@@ -73,6 +73,8 @@ pub struct Driver {
     said: EpochId,
     pub(super) peer_writes: Option<bool>,
     pub(super) peer_fenced: bool,
+    /// Where the source stopped for a handover, by its word.
+    pub(super) stopped_at: Option<Moment>,
 }
 
 impl Driver {
@@ -94,6 +96,7 @@ impl Driver {
             said: EpochId::NONE,
             peer_writes: None,
             peer_fenced: false,
+            stopped_at: None,
         }
     }
 
@@ -123,7 +126,7 @@ impl Driver {
     /// The connection is gone.
     pub fn disconnected(&mut self, now_ns: u64) -> Vec<Output> {
         self.met = false;
-        self.peer_writes = None;
+        (self.peer_writes, self.stopped_at) = (None, None);
         self.linked = false;
         self.todo.clear();
         self.waiting.clear();
@@ -255,6 +258,7 @@ impl Driver {
             copy_left: self.link.copy_left(),
             peer_writes: self.peer_writes,
             peer_fenced: self.peer_fenced,
+            source_head: self.stopped_at.or(self.link.source_standing().map(|standing| standing.head)),
         }
     }
 
@@ -398,7 +402,8 @@ impl Driver {
                 Event::Roles(self.roles())
             }
             Effect::MayDecide(op) => match self.may_decide(op)? {
-                true => Event::Roles(self.roles()),
+                // Both meet anew: what they came to before speaks of decisions that this one has left behind.
+                true => Event::Connected(Box::new(self.local()?)),
                 false => return Ok(push(out, Output::MayDecide(op))),
             },
             Effect::PeerRoles(roles) => {

@@ -21,4 +21,6 @@ pub struct DriverState {
     pub peer_writes: Option<bool>,
     /// The peer has said that it yielded, since this process began.
     pub peer_fenced: bool,
+    /// At a target: the newest moment of the source, by its word in this connection.
+    pub source_head: Option<Moment>,
 }

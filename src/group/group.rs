@@ -119,7 +119,8 @@ pub struct Group {
     pub(crate) dir: PathBuf,
     pub(crate) log: Log,
     pub(crate) index: Index,
-    pub(crate) ranges: RangeLog,
+    /// U5 of `ranges`.
+    pub(crate) ranges: Mutex<Option<Arc<RangeLog>>>,
     /// Staging logs on the path; a leaf among the locks.
     pub(crate) staged: RwLock<BTreeMap<LogId, StagedLog>>,
     pub(crate) import: Mutex<()>,

@@ -60,8 +60,13 @@ pub(crate) fn open_staged(
     for state in states {
         let jump = spans.iter().filter(|s| s.log == state.log).find_map(|s| s.jump.as_ref());
         let Some(JumpSpan { behind, parts: counted, .. }) = jump else { continue };
-        let recovered =
-            Log::recover(staging_parts(parts, id, state.log), identity(parts, id, state.log), state, false)?;
+        let recovered = Log::recover(
+            staging_parts(parts, id, state.log),
+            identity(parts, id, state.log),
+            state,
+            false,
+            false,
+        )?;
         if let Verdict::Damaged { why, .. } = recovered.found.verdict {
             damage = Some(format!("the staging log of a jump: {why}"));
             continue;

@@ -15,7 +15,7 @@ use crate::group::space::Space;
 use crate::group::spans::Spans;
 use crate::group::write::{entry_of_stored, meta_of};
 use crate::history::{ChainValue, Event, Row, RowKind, Table};
-use crate::index::{BatchRow, Entry, Index, RANGE_LOG_BYTES_MAX, RangeLog};
+use crate::index::{BatchRow, Entry, Index};
 use crate::journal::{
     BatchView, CheckpointFile, HistoryFile, Log, LogIdentity, LogParts, SegmentInfo, Verdict,
 };
@@ -46,7 +46,6 @@ pub struct OpenReport {
 struct Assembly {
     log: Log,
     index: Index,
-    ranges: RangeLog,
     staged: BTreeMap<LogId, StagedLog>,
     core: Core,
     names: NameLog,
@@ -77,7 +76,6 @@ impl Group {
             storage.sync_dir(FilePath::new(""))?;
         }
         let (index, _) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
-        let (ranges, _) = open_ranges(&parts, id)?;
         let core = Core {
             checkpoints,
             scan: log.checkpoint_state(),
@@ -91,11 +89,7 @@ impl Group {
         };
         let staged = BTreeMap::new();
         let gate = Gate::Open { begun: true };
-        Ok(Self::assemble(
-            parts,
-            id,
-            Assembly { log, index, ranges, staged, core, names: NameLog::default(), gate },
-        ))
+        Ok(Self::assemble(parts, id, Assembly { log, index, staged, core, names: NameLog::default(), gate }))
     }
 
     /// Opens a group: after an orderly end, a kill or a power loss.
@@ -116,22 +110,26 @@ impl Group {
         let Some(state) = checkpoint.logs.first() else {
             return Err(Error::new(Kind::Damaged, "the checkpoint names no log").at(parts.store.shown(&dir)));
         };
-        let recovered = Log::recover(log_parts(&parts, id), identity(&parts, id, state.log), state, false)?;
+        let recovered = Log::recover(
+            log_parts(&parts, id),
+            identity(&parts, id, state.log),
+            state,
+            checkpoint.closed,
+            false,
+        )?;
         let (log, found) = (recovered.log, recovered.found);
         let mut report = OpenReport { notes: found.notes, scanned: found.batches.len(), damage: None };
         if let Verdict::Damaged { why, .. } = found.verdict {
             report.damage = Some(why);
         }
         let (index, lost) = Index::open(parts.store.clone(), dir.join("index"), id, parts.cache.clone())?;
-        let (ranges, unread) = open_ranges(&parts, id)?;
-        report.notes.extend(unread.iter().map(|e| format!("of the range log: {e}")));
         report.notes.extend(lost.iter().map(|run| format!("an index run is made again: {run:?}")));
-        fill_index(&log, &index, state.scan_start, &found.batches)?;
+        fill_index(&log, &index, found.from, &found.batches)?;
 
         let mut events: Vec<(i64, Event)> = lines.into_iter().map(|l| (l.time, l.event)).collect();
         let (mut core_history, mut rows) = (history, Vec::new());
         let mut names = read_names(&*parts.store, &dir)?;
-        let mut spans = trimmed(&checkpoint.spans, log.id(), state.scan_start, state.scan_seq);
+        let mut spans = trimmed(&checkpoint.spans, log.id(), found.from, found.from_seq);
         for batch in &found.batches {
             take_batch(&log, batch, &mut names, &mut spans, &mut rows)?;
         }
@@ -179,7 +177,7 @@ impl Group {
         };
         let gate = if report.damage.is_some() { Gate::Stopped } else { Gate::Open { begun: false } };
         let saved = marks::read(&*parts.store, &dir, &mut report.notes);
-        let group = Self::assemble(parts, id, Assembly { log, index, ranges, staged, core, names, gate });
+        let group = Self::assemble(parts, id, Assembly { log, index, staged, core, names, gate });
         group.resume_chain(saved);
         let coming = group.left_import_disk()?.map_or(0, |disk| disk.0);
         group.importing.store(coming, Ordering::Release);
@@ -238,7 +236,7 @@ impl Group {
     }
 
     fn assemble(parts: GroupParts, id: GroupId, all: Assembly) -> Self {
-        let Assembly { log, index, ranges, staged, core, names, gate } = all;
+        let Assembly { log, index, staged, core, names, gate } = all;
         let place = chain_start(&log);
         let path = whole_log(log.id());
         let entered = Mutex::new(log.head());
@@ -284,15 +282,11 @@ impl Group {
             copying_over: Default::default(),
             log,
             index,
-            ranges,
+            ranges: Mutex::default(),
             staged: RwLock::new(staged),
             core: Mutex::new(core),
         }
     }
-}
-
-fn open_ranges(parts: &GroupParts, id: GroupId) -> Result<(RangeLog, Vec<Error>)> {
-    RangeLog::open(parts.store.clone(), GroupParts::dir(id).join("ranges"), id, RANGE_LOG_BYTES_MAX)
 }
 
 fn log_parts(parts: &GroupParts, id: GroupId) -> LogParts {

@@ -212,6 +212,11 @@ impl Group {
             };
             events.iter().filter_map(jump).collect()
         });
+        // Between the two ends of a jump nobody here knows what was written, whatever is held of it still.
+        let left_by = |moment: Moment| {
+            let left = |from: &Option<Moment>| from.is_some_and(|from| from.seq == moment.seq);
+            jumps.iter().any(|(time, _, from, _)| wall_ns < *time && left(from))
+        };
         let mut behind = None;
         for interval in path.intervals().iter().rev() {
             let found = if interval.log == self.log.id() {
@@ -223,16 +228,17 @@ impl Group {
                 (*time <= wall_ns).then_some(MomentAt { moment: *to, ambiguous: false, in_gap: false })
             };
             let Some(mut found) = found else { continue };
-            found.in_gap = behind.is_some_and(|from| from.seq == found.moment.seq);
+            found.in_gap = behind.is_some_and(|from| from.seq == found.moment.seq) || left_by(found.moment);
             let newest = found.moment.seq == self.head().seq && wall_ns > until;
             let later = newest && self.time_of(found.moment)?.is_some_and(|time| time < wall_ns);
             return Ok((!later).then_some(found));
         }
         // A copy whose bytes have all gone to the base has no log any more; its moment is the first that is held.
-        for (.., moment) in jumps.into_iter().rev().filter(|(time, ..)| *time <= wall_ns) {
-            let newest = moment == self.head() && wall_ns > until;
-            if !newest && self.open_moment(moment).is_ok() {
-                return Ok(Some(MomentAt { moment, ambiguous: false, in_gap: false }));
+        for (.., moment) in jumps.iter().rev().filter(|(time, ..)| *time <= wall_ns) {
+            let newest = *moment == self.head() && wall_ns > until;
+            if !newest && self.open_moment(*moment).is_ok() {
+                let in_gap = left_by(*moment);
+                return Ok(Some(MomentAt { moment: *moment, ambiguous: false, in_gap }));
             }
         }
         Ok(None)

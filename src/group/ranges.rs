@@ -9,6 +9,8 @@
 //!     it has grown to its bound (K3 of `index::range_log`).
 //! U4. Writers go on while ranges are asked for: what is asked for ends at the head of the beginning, and the segment
 //!     that was open then is read itself, also if it ends meanwhile: the range log doesn't have it yet.
+//! U5. It is read when it is needed for the first time, at the latest by the first full checkpoint: who opens a group, and
+//!     reads a moment of it, doesn't wait for all ranges of its past.
 
 use crate::exchange::{DiskRange, RangeSet};
 use crate::group::Group;
@@ -16,18 +18,34 @@ use crate::group::left_out;
 use crate::group::line::between;
 use crate::group::write::entry_of_stored;
 use crate::history::{Path as LinePath, Piece};
-use crate::index::{Changes, Entry, Resize, SeqStretch};
+use crate::index::{Changes, Entry, RANGE_LOG_BYTES_MAX, RangeLog, Resize, SeqStretch};
 use crate::journal::{BatchView, Log, SegmentInfo};
 use crate::vocab::{Error, Kind, Moment, Pos, RecordKind, Result, Seq};
+use std::sync::Arc;
 
 impl Group {
+    /// U5.
+    pub(crate) fn range_log(&self) -> Result<Arc<RangeLog>> {
+        let mut open = self.ranges.lock();
+        if let Some(log) = &*open {
+            return Ok(Arc::clone(log));
+        }
+        let dir = self.dir.join("ranges");
+        let (log, damage) = RangeLog::open(self.parts.store.clone(), dir, self.id(), RANGE_LOG_BYTES_MAX)?;
+        for error in damage {
+            tracing::warn!(group = %self.id().short(), "of the range log: {error}");
+        }
+        Ok(Arc::clone(open.insert(Arc::new(log))))
+    }
+
     /// U1: writes what the range log lacks of the segments that are not appended to any more.
     pub(crate) fn write_ranges(&self) -> Result<()> {
         if left_out("U1: ranges of sealed segments are kept") {
             return Ok(());
         }
         let open = self.log.open_segment().map(|s| s.start);
-        let covered = self.ranges.covered();
+        let ranges = self.range_log()?;
+        let covered = ranges.covered();
         for segment in self.log.segments() {
             let stretch =
                 SeqStretch { epoch: segment.epoch, first: segment.first_seq, last: segment.last_seq };
@@ -38,7 +56,7 @@ impl Group {
                 continue;
             }
             let changes = changes_of_segment(&self.log, &segment, (Seq(0), Seq(u64::MAX)))?;
-            self.ranges.append(stretch, changes)?;
+            ranges.append(stretch, changes)?;
         }
         Ok(())
     }
@@ -77,7 +95,7 @@ impl Group {
                 stretches.push(stretch);
             }
         }
-        match self.ranges.union(&stretches) {
+        match self.range_log()?.union(&stretches) {
             Ok(union) => merge(&mut changes, union.changes),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Damaged) => return Ok(None),
             Err(e) => return Err(e),

@@ -36,7 +36,11 @@ impl Driver {
     /// known before the first confirmation, and after a restart of this site.
     pub(super) fn heard_peer(&mut self, verdict: &Verdict, peer: &Descriptor) {
         self.heard_roles(&peer.roles);
-        let Verdict::Decided(Outcome::Follow { source, by_records: true, .. }, _) = verdict else { return };
+        let (Verdict::Decided(Outcome::Follow { source, by_records: true, .. }, _)
+        | Verdict::Decided(Outcome::Yield { winner: source, nothing_lost: true, .. }, _)) = verdict
+        else {
+            return;
+        };
         if *source == self.group.parts.store_id
             && let Some((held, _)) = peer.head
         {
@@ -47,6 +51,10 @@ impl Driver {
     /// What the peer says that it is.
     pub(super) fn heard_roles(&mut self, roles: &Roles) {
         self.peer_writes = Some(matches!(roles.source, SourcePhase::Writer));
+        self.stopped_at = match roles.source {
+            SourcePhase::Handed { head, .. } => Some(head),
+            _ => None,
+        };
         match roles.source {
             SourcePhase::Fenced { .. } => self.peer_fenced = true,
             SourcePhase::Writer => self.peer_fenced = false,

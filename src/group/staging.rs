@@ -93,7 +93,7 @@ impl OverImage {
             return Err(Error::new(Kind::Invalid, "a first copy has no staging log"));
         };
         let (parts, identity) = (group.staging_parts(over.log.log), group.log_identity(over.log.log));
-        let recovered = Log::recover(parts, identity, &over.log, false)?;
+        let recovered = Log::recover(parts, identity, &over.log, false, false)?;
         if let crate::journal::Verdict::Damaged { why, .. } = recovered.found.verdict {
             group.drop_copy()?;
             return Err(Error::new(Kind::Damaged, format!("the staging log of a copy: {why}"))
@@ -165,7 +165,7 @@ impl OverImage {
 
     pub(crate) fn sync(&mut self, group: &Group) -> Result<()> {
         self.log.sync()?;
-        self.log.write_list()?;
+        self.log.write_list(false)?;
         let over = Staged { from: self.from, log: self.log.checkpoint_state(), parts: self.parts() };
         self.progress.over = Some(over);
         self.progress.missing = self.missing.iter().collect();
@@ -207,7 +207,7 @@ impl Group {
         for r in &content.changes.resizes.clone() {
             content.changes.add(r.disk, r.old.min(r.new)..r.old.max(r.new));
         }
-        self.ranges.append(stretch, content.changes)?;
+        self.range_log()?.append(stretch, content.changes)?;
         let from_chain = self.chain_value(copy.from)?;
         let mut core = self.core.lock();
         self.close_line(&mut core)?;

@@ -295,6 +295,12 @@ pub fn states_of<'a>(events: impl IntoIterator<Item = &'a Event>) -> (SourceStat
                 target.phase = TargetPhase::Idle;
             }
             Event::Target { .. } => source.phase = SourcePhase::None,
+            // The other side follows this decision: it is no news to it any more.
+            Event::Protected { .. } => {
+                if let TargetPhase::Promoted { .. } = target.phase {
+                    target.phase = TargetPhase::Idle;
+                }
+            }
             // A copy that was let go of, or a source that had yielded, is a VM of this site from here on. (Without this one that
             // was protected again neither stopped for the peer nor yielded to it: two writers with the link up.)
             Event::Unprotected { .. } | Event::Migrated { .. } => {

@@ -404,11 +404,13 @@ impl Log {
     }
 
     /// Writes the list of sealed segments that a checkpoint's scan does not reach. Call it before that
-    /// checkpoint is written: what the list lacks the scan finds, and what both have is the same.
-    pub fn write_list(&self) -> Result<()> {
+    /// checkpoint is written: what the list lacks the scan finds, and what both have is the same. `all`: the last one,
+    /// too, which was sealed for an orderly end (J13).
+    pub fn write_list(&self, all: bool) -> Result<()> {
         let segments = {
             let state = self.state.lock();
-            state.segments.values().filter(|s| Some(s.fixed.start) != state.last).map(|s| s.info()).collect()
+            let listed = |s: &&Arc<Segment>| all || Some(s.fixed.start) != state.last;
+            state.segments.values().filter(listed).map(|s| s.info()).collect()
         };
         list::write(&*self.parts.storage, &self.parts.dir, segments)
     }

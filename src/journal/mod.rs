@@ -16,6 +16,8 @@
 //! J9. A segment is recycled only after a synced checkpoint scans from beyond it and a synced list lacks it.
 //! J10. Room for all that a call appends is made before its first batch: it is appended whole, or not at all
 //!     where the filesystem is full.
+//! J13. A segment isn't scanned that an orderly end has sealed and listed, if the checkpoint of that end is the newest and no
+//!     segment names it as the one before: all that it holds is in list, runs, names, spans and chain.
 //! J12. A call that brings bytes leaves room for calls that must always be possible (discards, names, epochs): half of
 //!     the shortest segment in the one that is written, or a file that is ready, or room for one on the filesystem,
 //!     its reserve included. Else writers would fill the segment that a discard was given out of the reserve, and

@@ -41,6 +41,10 @@ pub struct Found {
     pub cut: Pos,
     /// Whole or damaged.
     pub verdict: Verdict,
+    /// From this segment's start on `batches` has everything: that of the checkpoint, or the cut (J13).
+    pub from: Pos,
+    /// The seq before the first record of `batches`.
+    pub from_seq: Seq,
     /// What was odd and mended, for the events.
     pub notes: Vec<String>,
 }
@@ -55,7 +59,7 @@ pub struct Recovered {
 
 impl Log {
     /// Opens a log by its checkpoint. Writes nothing but a sync and the seal of the last segment, and with
-    /// `read_only` nothing at all.
+    /// `read_only` nothing at all. `ended`: the checkpoint is that of an orderly end.
     ///
     /// # Errors
     /// `Unsupported` for later formats; errors of the storage. Damage is no error: see [`Verdict`].
@@ -63,6 +67,7 @@ impl Log {
         parts: LogParts,
         identity: LogIdentity,
         from: &LogState,
+        ended: bool,
         read_only: bool,
     ) -> Result<Recovered> {
         let mut notes = Vec::new();
@@ -80,6 +85,7 @@ impl Log {
             Err(e) => return Err(e),
         };
         // A list newer than the checkpoint (the power failed between the two) also has what the scan finds.
+        let end = listed.iter().find(|s| s.start == from.scan_start).filter(|_| ended).cloned();
         let listed: Vec<SegmentInfo> = listed.into_iter().filter(|s| s.start < from.scan_start).collect();
         let known: Vec<&str> = listed.iter().map(|s| s.file.as_str()).collect();
         let headers = read_headers(&parts, &identity, files.iter().filter(|f| !known.contains(&f.as_str())))?;
@@ -89,9 +95,24 @@ impl Log {
         }
         let mut scan =
             Scan { parts: &parts, headers: &headers, from, found: Vec::new(), evidence: from.durable };
-        let chain = scan.run()?;
+        let skipped = match end {
+            Some(end) if scan.is_whole(&end)? => Some(end),
+            _ => None,
+        };
+        let (begin, begin_seq) = match &skipped {
+            Some(end) => (end.end, end.last_seq),
+            None => (from.scan_start, from.scan_seq),
+        };
+        let chain = skipped.map_or_else(|| scan.run(), |end| Ok(vec![end]))?;
         let (cut, evidence) = (chain.last().map_or(Pos(0), |s| s.end), scan.evidence);
-        let mut found = Found { batches: scan.found, cut, verdict: Verdict::Whole, notes };
+        let mut found = Found {
+            batches: scan.found,
+            cut,
+            verdict: Verdict::Whole,
+            from: begin,
+            from_seq: begin_seq,
+            notes,
+        };
         for h in &headers {
             state.allocated = state.allocated.max(Pos(h.1.start.0 + h.1.bytes));
         }
@@ -209,6 +230,21 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
+    /// J13: whether the segment is as an orderly end has listed it, and the last one.
+    fn is_whole(&self, end: &SegmentInfo) -> Result<bool> {
+        let is = |h: &SegmentHeader| h.life == end.life && h.start == end.start && h.bytes == end.bytes;
+        let here = self.headers.iter().any(|(file, h)| *file == end.file && is(h));
+        let next = self.headers.iter().any(|(_, h)| h.previous_life == end.life);
+        let next = next && !left_out("J13: no segment names it as the one before");
+        if !here || next || end.life != self.from.scan_life || end.end != self.from.durable {
+            return Ok(false);
+        }
+        let segment = Segment::new(self.parts.storage.clone(), &self.parts.dir, end.clone());
+        let mut block = vec![0; BLOCK as usize];
+        segment.read_medium(Pos(end.start.0 + BLOCK), &mut block)?;
+        Ok(SegmentSeal::decode(&block, end.life).is_some_and(|seal| seal.end == end.end))
+    }
+
     /// Follows the segments from the begin of the scan. The last one's end is the cut.
     fn run(&mut self) -> Result<Vec<SegmentInfo>> {
         let mut chain: Vec<SegmentInfo> = Vec::new();

@@ -101,16 +101,17 @@ impl Shared {
     /// Ends the connection. The first reason stays.
     pub(super) fn end(&self, reason: &str) {
         let reason: Arc<str> = reason.into();
-        let first = self.end.send_if_modified(|end| {
+        self.end.send_if_modified(|end| {
             let first = end.is_none();
-            end.get_or_insert_with(|| Arc::clone(&reason));
+            if first {
+                // Before anybody sees the reason: who has seen it sends nothing more.
+                self.out.end(&reason);
+                self.out.clear();
+                self.incoming.end(&reason);
+                *end = Some(Arc::clone(&reason));
+            }
             first
         });
-        if first {
-            self.out.end(&reason);
-            self.out.clear();
-            self.incoming.end(&reason);
-        }
     }
 
     pub(super) fn reason(&self) -> Option<Arc<str>> {

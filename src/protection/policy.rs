@@ -123,13 +123,16 @@ pub enum Allowance {
     Percent(u32),
 }
 
+/// A share of a small disk isn't less than this, bytes: some segments, or nothing could be written.
+const ALLOWANCE_MIN: u64 = 32 << 20;
+
 impl Allowance {
     /// The bytes for a group with disks of `disks` bytes on a filesystem of `filesystem` bytes.
     pub fn bytes(self, disks: u64, filesystem: u64) -> u64 {
         let percent = |p: u32| (u128::from(disks) * u128::from(p) / 100).min(u128::from(u64::MAX)) as u64;
         match self {
             Self::Auto => percent(20).max(8 << 30).min(filesystem / 4),
-            Self::Percent(p) => percent(p).min(filesystem / 4),
+            Self::Percent(p) => percent(p).max(ALLOWANCE_MIN).min(filesystem / 4),
             Self::Bytes(bytes) => bytes,
         }
     }

@@ -246,8 +246,8 @@ pub fn next_step(state: State, name: &str, paired: bool, tested: bool, critical:
             format!("Check the VM, then `standbyctl commit {name}`, or `standbyctl rollback {name}`.")
         }
         State::Committed => format!(
-            "This VM has no standby. Until `reprotect` is there: `standbyctl unprotect {name}`, remove the older copy at \
-             the other site, `standbyctl protect {name}`."
+            "This VM has no standby. Until `reprotect` is there: `standbyctl unprotect {name}`; at the other site \
+             `standbyctl unprotect {name} --force --delete`, which removes the older copy; then `standbyctl protect {name}`."
         ),
         State::FailingOver => "Wait for the failover, or cancel its job.".to_owned(),
         State::Orphaned => {

@@ -290,6 +290,7 @@ impl Facts {
                     role: Role::Source,
                     writer: Writer::Taken,
                     image: self.image,
+                    orphaned: self.orphaned,
                     migrated: self.migrated,
                     ..Self::default()
                 };
@@ -308,7 +309,14 @@ impl Facts {
                 self.role = Role::Source;
             }
             Fact::Withdrawn => {
-                *self = Self { role: Role::Target, image: true, migrated: self.migrated, ..Self::default() };
+                // A copy that nobody feeds any more is that again.
+                *self = Self {
+                    role: Role::Target,
+                    image: true,
+                    orphaned: self.orphaned,
+                    migrated: self.migrated,
+                    ..Self::default()
+                };
             }
             Fact::Committed => self.writer = Writer::Kept,
             Fact::ReprotectBegun => self.jump_running = true,

@@ -91,7 +91,7 @@ pub const TABLE: &[Row] = &[
     row(&[State::FailingOver], "failing-over",
         [BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, BZ, NX, YES]),
     row(&[State::Orphaned], "orphaned",
-        [OR, FORCE, OR, OR, OR, YES, YES, OR, NF, NF, NF, OR, NF, NX, NJ]),
+        [OR, FORCE, OR, OR, OR, YES, FORCE, OR, NF, NF, NF, OR, NF, NX, NJ]),
 ];
 
 /// What `column` meets in `state`. A state that were in no row would be refused `busy`; a test shows there is none.

@@ -254,9 +254,7 @@ impl Site {
             Action::Resume => self.still(vm, || ground.pause(false)),
             Action::Scrub { .. } => ground.scrub(line, at()?),
             Action::Unprotect { delete } => {
-                let mut delete = delete.unwrap_or(ground.policy.delete_replica_on_unprotect);
-                // What the peer has of a first copy is of no use to anybody.
-                delete |= situation.state == Some(State::InitialReplication);
+                let delete = delete.unwrap_or(ground.policy.delete_replica_on_unprotect);
                 let done = self.still(vm, || ground.unprotect(line, delete))?;
                 if let Some(engine) = self.engine() {
                     engine.asks_no_more(vm.group_id());
@@ -390,6 +388,9 @@ impl Site {
             let state = vm.known().map_err(refused)?.state();
             if new != policy && !state.writable() {
                 return Err(Refusal::WrongSite.with("vm", vm.name()));
+            }
+            if own.rate.is_some() {
+                return Err(Refusal::NotSupportedYet.with("verb", "rate"));
             }
             vm.set_policy(self.store().catalog(), new, own).map_err(refused)
         })();

@@ -4,6 +4,8 @@
 //! Y2. Health is looked at every second and whenever it is asked for; a reason that begins or ends is an event.
 
 use crate::exchange::Rpo as Measured;
+use crate::group::Group;
+use crate::history::Event as Line;
 use crate::protection::health::{Reason, Seen};
 use crate::protection::report::{
     At, DiskReport, HealthReport, Lacking, PeerReport, Rpo, SiteReport, StatusReport, next_step,
@@ -63,7 +65,11 @@ impl Site {
         let mut flags = known.flags;
         flags.unfenced_peer = unfenced(situation.state, replicated.as_ref());
         flags.started_without_peer = vm.started_alone();
-        let critical = health.severity == crate::protection::health::Severity::Critical;
+        // What is over and shown for a while yet asks nobody to do anything.
+        let critical = health
+            .reasons
+            .iter()
+            .any(|r| r.holds && r.severity == crate::protection::health::Severity::Critical);
         let state = situation.state.unwrap_or(State::Unprotected);
         let paired = !catalog.list::<crate::link::Peer>()?.0.is_empty();
         Ok(StatusReport {
@@ -93,7 +99,8 @@ impl Site {
             start_wait: vm.start_wait_left(),
             last_test: None,
             disks,
-            next: next_step(state, &vm.name(), paired, true, critical),
+            next: left_behind(&group, state)
+                .unwrap_or_else(|| next_step(state, &vm.name(), paired, true, critical)),
         })
     }
 
@@ -224,7 +231,8 @@ impl Site {
             })
         });
         // As long as there are moments before it.
-        if state.is_target() && jumped.is_some_and(|from| group.place_behind(from).is_ok()) {
+        let held = |from| group.place_behind(from).is_ok() || group.open_moment(from).is_ok();
+        if state.is_target() && jumped.is_some_and(held) {
             see(Reason::HistoryGap, None, None);
         }
         if state == State::Unprotected && self.care_of(vm)?.window_ns.is_some() {
@@ -277,7 +285,8 @@ impl Site {
         if recent(replicated.as_ref().and_then(|r| r.target_rewound_ns)) {
             see(Reason::TargetRewound, None, None);
         }
-        if let Some(text) = replicated.as_ref().and_then(|r| r.peer_full.clone()) {
+        let full = replicated.as_ref().and_then(|r| r.peer_full.clone());
+        if let Some(text) = full.filter(|_| !state.is_target()) {
             see(Reason::PeerFull, Some(text), None);
         }
         if group.gate() == crate::group::Gate::Stopped {
@@ -336,6 +345,22 @@ fn has_standby(state: State) -> bool {
             | State::Standby
             | State::ResyncingTarget
     )
+}
+
+/// What to do where records were written that the site which took over doesn't have.
+fn left_behind(group: &Group, state: State) -> Option<String> {
+    let fence = |(_, event): &(i64, Line)| match event {
+        Line::Fence { head, common, .. } => Some(head.seq.0.saturating_sub(common.seq.0)),
+        _ => None,
+    };
+    let fenced = matches!(state, State::Fenced | State::Orphaned);
+    let records = fenced.then(|| group.with_events(|events| events.iter().rev().find_map(fence)))??;
+    (records > 0).then(|| {
+        format!(
+            "The VM runs at the other site. {records} records that were written here are not there: look at them in `disks/`, \
+             or `rollback` there, before this copy is removed."
+        )
+    })
 }
 
 /// Whether the old source may write: it has not said that it yielded, nor, in this connection, that it stands still.

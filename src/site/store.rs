@@ -235,7 +235,7 @@ impl Store {
         let catalog = Catalog::new(Arc::clone(&storage) as _);
         if !storage.exists(Path::new(STORE_FILE))? {
             return Err(Error::refused("no-store", format!("there is no store in {shown}"))
-                .advice("Make one with `standbyfs init`"));
+                .advice("`standbyfs mount --store DIR MOUNT` makes one in an empty directory"));
         }
         let (lock, beside_writer) = lock(&dir, what_for)?;
         let read = || -> Result<StoreFile> {
@@ -261,6 +261,14 @@ impl Store {
         if changed && writing && moved == Moved::Unsaid {
             return Err(Error::refused("store-moved", format!("{shown} is not where it was: {}", file.home.differs(&here)))
                 .advice("Open it with --moved if the old one is gone for ever, with --copied if this is a copy beside it"));
+        }
+        if !changed && writing && moved == Moved::Copied && file.former.is_empty() {
+            let text = format!(
+                "{shown} lies where it is recorded: it is no copy, or was opened with --moved before"
+            );
+            return Err(Error::new(Kind::Invalid, text).advice(
+                "Leave --copied away; a copy that was opened with --moved by mistake has to be made again from the original",
+            ));
         }
         if let (Some(journal), Some(place)) = (&found, &file.journal) {
             journal.check(&file, place, writing.then_some(moved).filter(|_| changed))?;

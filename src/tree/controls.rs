@@ -250,6 +250,10 @@ fn losses(site: &Site, vm: &Arc<Vm>, verb: Verb) -> Result<Vec<LossReport>> {
     let newest = time(head)?;
     let linked = site.engine().is_some_and(|engine| engine.is_linked(vm));
     let target = vm.known()?.state().is_target();
+    // What the source says that it has and this site doesn't.
+    let status = site.engine().and_then(|engine| engine.group(vm.group_id()));
+    let source_head = status.and_then(|status| status.state.source_head);
+    let lacking = source_head.is_some_and(|source| source.seq > head.seq);
     let mut batches = COUNTED_BATCHES;
     let mut loss = |choice: String, moment: Moment| -> Result<LossReport> {
         let at = At { moment, time: time(moment)? };
@@ -260,7 +264,7 @@ fn losses(site: &Site, vm: &Arc<Vm>, verb: Verb) -> Result<Vec<LossReport>> {
             bytes,
             writes: head.seq.0.saturating_sub(moment.seq.0),
             age: u64::try_from(newest.saturating_sub(at.time)).unwrap_or(0),
-            at_least: target && !linked,
+            at_least: target && (!linked || lacking),
         })
     };
     let mut out = Vec::new();
@@ -282,7 +286,8 @@ fn losses(site: &Site, vm: &Arc<Vm>, verb: Verb) -> Result<Vec<LossReport>> {
             }
         }
         Verb::Rollback => {
-            if let Some(fork) = group.table().row(head.epoch).and_then(crate::history::Row::fork) {
+            let decided = vm.known()?.decisions.first().copied().unwrap_or(head.epoch);
+            if let Some(fork) = group.table().row(decided).and_then(crate::history::Row::fork) {
                 out.push(loss(moment_name(fork), fork)?);
             }
         }

@@ -8,6 +8,7 @@ use standbyfs::protection::State;
 use standbyfs::protection::health::Reason;
 use standbyfs::protection::report::Lacking;
 use standbyfs::site::commands::Caller;
+use standbyfs::site::replication::EngineSides;
 
 const WHO: Caller = Caller { uid: 0, gid: 0, pid: 1 };
 /// Of the size of the disk, in percent: ten segments.
@@ -45,6 +46,25 @@ fn fill(open: &Open, guest: &mut Guest) {
 #[test]
 fn writers_go_on_where_the_peer_is_away_and_it_gets_what_changed() {
     let (pair, a, b, mut guest) = protected_pair();
+    guest.write(&a.vm("web"), 10);
+    guest.compare("records behind the copy", &a, &b);
+    let_go_and_caught_up(pair, a, b, guest);
+}
+
+/// What the standby has is the first copy alone, whose bytes are all in its base.
+#[test]
+fn a_gap_right_behind_the_first_copy_is_one_too() {
+    let (pair, a, b) = paired((Arc::new(EngineSides), Arc::new(EngineSides)));
+    let vm = a.vm_with_disk("web", 4 << 20);
+    let mut guest = Guest::of(&a);
+    guest.write(&vm, 40);
+    a.replication.protect(&vm, "paris", None).unwrap();
+    guest.compare("protected", &a, &b);
+    eventually("it is known", || state(&a) == State::Protected);
+    let_go_and_caught_up(pair, a, b, guest);
+}
+
+fn let_go_and_caught_up(pair: Pair, a: Open, b: Open, mut guest: Guest) {
     a.site.write_policy(WHO, &a.vm("web"), ALLOWANCE).unwrap();
     let before = group_of(&b.vm("web")).head();
     part(&pair, &a, &b);
@@ -67,6 +87,7 @@ fn writers_go_on_where_the_peer_is_away_and_it_gets_what_changed() {
         "{lacking:?} of {used}"
     );
     assert_eq!((group_of(&b.vm("web")).head(), state(&b)), (before, State::Standby));
+    let missed = super::times::now();
     // A restart of the source knows it by its history.
     drop(group);
     a.close();
@@ -83,9 +104,13 @@ fn writers_go_on_where_the_peer_is_away_and_it_gets_what_changed() {
     assert!(has_reason(&b, Reason::HistoryGap), "{}", b.events());
     // What was before the gap is there still, and from its end on every moment.
     group_of(&b.vm("web")).open_moment(before).unwrap();
+    assert_eq!(super::times::at(&b, missed), None, "nobody knows here what it held then");
     guest.write(&a.vm("web"), 20);
     guest.compare("following again", &a, &b);
-    assert_eq!(let_go(&a), 1);
+    assert_eq!((let_go(&a), super::times::at(&b, missed)), (1, None));
+    b.close();
+    let b = pair.b.open();
+    assert_eq!(super::times::at(&b, missed), None);
     a.close();
     b.close();
 }

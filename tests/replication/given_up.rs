@@ -1,6 +1,6 @@
 //! A first copy that is refused, or that ends before it is whole.
 
-use super::operations::{done, ended, health, is, protected_pair, refused, state};
+use super::operations::{done, ended, health, is, part, protected_pair, refused, state, write};
 use super::standby::Guest;
 use super::*;
 use crate::support::proxy::Way;
@@ -51,4 +51,52 @@ fn a_first_copy_ends_with_the_protection() {
     guest.compare("protected after all", &a, &b);
     a.close();
     b.close();
+}
+
+/// Failed over to by hand, and taken back: it is a copy that nobody feeds, as before.
+#[test]
+fn an_orphan_that_was_tried_is_an_orphan_again() {
+    let (pair, a, b, _guest) = protected_pair();
+    part(&pair, &a, &b);
+    done(&a, Verb::Unprotect, "keep");
+    pair.proxy.refuse(false);
+    is(&b, State::Orphaned);
+    assert_eq!(refused(&b, Verb::Failover, "latest"), Some(Refusal::ForceNeeded));
+    done(&b, Verb::Failover, "latest force confirm=web");
+    assert_eq!(state(&b), State::FailedOver);
+    done(&b, Verb::Rollback, "confirm=web");
+    assert_eq!(state(&b), State::Orphaned);
+    b.close();
+    let b = pair.b.open();
+    assert_eq!(state(&b), State::Orphaned);
+    a.close();
+    b.close();
+}
+
+/// A source that was told to go on and took that back is the standby: the end of the protection makes an orphan of it, or
+/// deletes it.
+#[test]
+fn the_end_reaches_a_source_that_has_become_the_standby() {
+    for (words, left) in [("keep", true), ("delete confirm=web", false)] {
+        let (pair, a, b, _guest) = protected_pair();
+        part(&pair, &a, &b);
+        done(&b, Verb::Failover, "latest");
+        write(&b, 7).unwrap();
+        pair.proxy.refuse(false);
+        is(&a, State::Fenced);
+        done(&a, Verb::Failover, "latest force confirm=web");
+        is(&b, State::Fenced);
+        done(&a, Verb::Rollback, "confirm=web");
+        is(&a, State::Standby);
+        is(&b, State::Protected);
+        write(&b, 8).unwrap();
+        done(&b, Verb::Unprotect, words);
+        match left {
+            true => is(&a, State::Orphaned),
+            false => eventually("the copy is deleted", || a.site.vm("web").is_none()),
+        }
+        eventually("it is heard", || b.vm("web").peer().is_none());
+        a.close();
+        b.close();
+    }
 }

@@ -8,7 +8,9 @@ use standbyfs::protection::health::Reason;
 use standbyfs::protection::job::{Job, JobState};
 use standbyfs::protection::report::{Lacking, Rpo, StatusReport};
 use standbyfs::protection::{Refusal, Refused, State, Verb};
+use standbyfs::seam::SystemEntropy;
 use standbyfs::site::commands::{Accepted, Caller, On};
+use standbyfs::site::inspect::{InspectOptions, inspect};
 use standbyfs::site::replication::{EngineSides, Relation};
 
 const WHO: Caller = Caller { uid: 0, gid: 0, pid: 1 };
@@ -249,6 +251,12 @@ fn a_failover_and_its_rollback_in_a_partition_leave_the_source_alone() {
     assert_eq!(group_of(&b.vm("web")).branches().unwrap().len(), 1);
     a.close();
     b.close();
+    // The line goes on behind what was taken back.
+    for store in [pair.a.store(), pair.b.store()] {
+        let options = InspectOptions { store, journal: None, verify: true };
+        let report = inspect(&options, &SystemEntropy).unwrap();
+        assert_eq!(report.damage, []);
+    }
 }
 
 /// The target's failover can't be decided any more: it ends at the next contact, not by its time-out.
@@ -271,6 +279,15 @@ fn a_source_that_a_person_told_to_go_on_ends_the_failover_that_it_had_stopped_fo
     guest.compare("the target follows the source again", &a, &b);
     is(&a, State::Protected);
     assert!(status(&a).rpo != Rpo::None && !health(&a).contains(&Reason::UnfencedPeer));
+    // And it hands over like any source, in the same connection.
+    guest.write(&a.vm("web"), 3);
+    assert_eq!(ended(&b, &done(&b, Verb::Failover, "planned")).state, JobState::Succeeded);
+    is(&a, State::Fenced);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(state(&b), State::FailedOver, "{}", b.events());
+    guest.write(&b.vm("web"), 3);
+    done(&b, Verb::Rollback, "confirm=web");
+    is(&a, State::Protected);
     a.close();
     b.close();
 }
@@ -304,7 +321,9 @@ fn two_decisions_in_ignorance_are_a_split_brain_at_both() {
     write(&a, 0xe).unwrap();
     assert_eq!(ended(&b, &done(&b, Verb::Failover, "planned")).state, JobState::Succeeded);
     is(&a, State::Fenced);
-    assert_eq!(first_byte(&b), 0xe);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!((state(&b), first_byte(&b)), (State::FailedOver, 0xe), "{}", b.events());
+    write(&b, 0xf).unwrap();
     a.close();
     let a = pair.a.open();
     is(&a, State::Fenced);

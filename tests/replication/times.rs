@@ -9,12 +9,12 @@ use standbyfs::site::points;
 use standbyfs::vocab::Moment;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as i64
 }
 
 /// The moment of the live line at a time.
-fn at(open: &Open, wall: i64) -> Option<Moment> {
+pub(super) fn at(open: &Open, wall: i64) -> Option<Moment> {
     group_of(&open.vm("web")).moment_at(wall).unwrap().filter(|at| !at.in_gap).map(|at| at.moment)
 }
 

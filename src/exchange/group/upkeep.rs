@@ -28,11 +28,10 @@ impl GroupLink {
         let (Some(verdict), Some(heard)) = (&connection.verdict, &connection.heard) else { return };
         let site = self.settings.site;
         let stands = |epoch: EpochId| match verdict {
-            Verdict::Decided(Outcome::Yield { loser, epoch: decided, .. }, _) if *decided == epoch => {
-                *loser == site
+            Verdict::Decided(Outcome::Yield { loser, epoch: decided, .. }, _) => {
+                *loser == site && *decided == epoch
             }
-            // A decision made while connected, of an epoch that this site didn't know when they met: nobody else writes. (Also
-            // where one of both had yielded then, to an older one: a source that had won waited for ever.)
+            // A decision made while connected, of an epoch that this site doesn't know: nobody else writes.
             _ => connection.local.table.row(epoch).is_none(),
         };
         let roles = &connection.local.roles;

@@ -3,9 +3,9 @@
 use super::model::{head_image, id, parts, submit};
 use super::space::{DISK, disk};
 use crate::group::line::BETWEEN;
-use crate::group::{Group, Op};
+use crate::group::{Group, GroupParts, Op};
 use crate::journal::LEFT_OUT;
-use crate::seam::SimDevice;
+use crate::seam::{Access, SimDevice};
 use std::sync::Arc;
 
 const SIZE: u64 = 1 << 20;
@@ -69,4 +69,48 @@ fn a_scan_that_is_chosen_last_is_caught() {
     let caught = STEPS.iter().any(|step| (1..40).any(|count| killed_after(step, count).is_err()));
     LEFT_OUT.with_borrow_mut(Vec::clear);
     assert!(caught, "a segment that nothing names was found all the same");
+}
+
+/// J13: what an orderly end has written down is enough; and it isn't believed once something follows, or where a part of
+/// it is missing.
+#[test]
+fn an_orderly_end_leaves_nothing_to_scan() {
+    let device = SimDevice::new(7);
+    let open = |entropy| {
+        let (group, report) = Group::open(parts(&device, entropy), id()).unwrap();
+        assert_eq!(report.damage, None);
+        (group, report.scanned)
+    };
+    let group = Group::create(parts(&device, 1), id()).unwrap();
+    disk(&group, SIZE).unwrap();
+    write(&group, 1, 25).unwrap();
+    let (head, image) = (group.head(), head_image(&group).unwrap());
+    group.close().unwrap();
+    drop(group);
+    // Twice: an opening that wrote nothing changes nothing.
+    for entropy in 2..4 {
+        let (group, scanned) = open(entropy);
+        assert_eq!((scanned, group.head()), (0, head));
+        assert!(head_image(&group).unwrap() == image);
+        let moment = crate::vocab::Moment { seq: crate::vocab::Seq(head.seq.0 - 3), ..head };
+        assert!(group.chain_value(moment).unwrap().is_some() && group.time_of(moment).unwrap().is_some());
+    }
+    // Killed with more behind it.
+    let (group, _) = open(4);
+    write(&group, 2, 3).unwrap();
+    let (head, image) = (group.head(), head_image(&group).unwrap());
+    drop(group);
+    let (group, scanned) = open(5);
+    assert_eq!(group.head(), head);
+    assert!(scanned > 0 && head_image(&group).unwrap() == image);
+    group.close().unwrap();
+    drop(group);
+    // The list is gone.
+    let list = GroupParts::dir(id()).join("main/segments.json");
+    let storage = parts(&device, 6).journal;
+    storage.open(&list, Access::Cached).unwrap().set_len(9).unwrap();
+    let (group, scanned) = open(7);
+    assert_eq!(group.head(), head);
+    assert!(scanned > 0 && head_image(&group).unwrap() == image);
+    write(&group, 4, 3).unwrap();
 }

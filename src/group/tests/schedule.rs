@@ -224,6 +224,9 @@ fn run(seed: u64, schedule: Schedule) -> Result<usize, String> {
                 break;
             }
         }
+        if world.device.has_power() && world.rng.u32(..10) < 3 && group.close().is_ok() {
+            world.flushed = Some(group.head());
+        }
         drop(group);
         if world.rng.u32(..10) < 7 {
             world.device.power_loss();
@@ -278,7 +281,7 @@ fn each_rule_left_out_is_caught() {
     ];
     for rule in rules {
         LEFT_OUT.with_borrow_mut(|out| *out = vec![rule]);
-        let caught = (0..200).any(|seed| {
+        let caught = (0..1_000).any(|seed| {
             [false, true].into_iter().any(|window| run(seed, Schedule { window, forks: window }).is_err())
         });
         LEFT_OUT.with_borrow_mut(Vec::clear);

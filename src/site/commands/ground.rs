@@ -296,7 +296,12 @@ impl Ground<'_> {
     /// Takes the failover back: the disks are the target's again.
     pub fn rollback(&self, line: &str) -> std::result::Result<Done, Refused> {
         self.job(JobKind::Rollback, line, None, |op| {
-            let head = self.group.withdraw(&self.known().decisions, op)?;
+            let decisions = self.known().decisions;
+            if decisions.is_empty() {
+                // The other site has come to follow since this was judged.
+                return Err(Refusal::NotFailedOver.plain().into());
+            }
+            let head = self.group.withdraw(&decisions, op)?;
             Ok(format!("standby at {head}; what was written since is a branch"))
         })
     }

@@ -42,6 +42,7 @@ impl Site {
         let Action::Import { path, vm, disk, how } = &command.action else {
             return Err(Refusal::Invalid.with("what", "no import"));
         };
+        self.check_foreign(Path::new(path))?;
         let image = Image::at(Path::new(path), *how)?;
         let disk = disk.clone().unwrap_or_else(|| image.name.clone());
         check_vm(vm).map_err(refused)?;
@@ -78,6 +79,19 @@ impl Site {
         let says = format!("taking {} in as {}/{disk}", image.path.display(), vm.name());
         self.work(&job.id, move |handle| take(&image, &ways, &vm, &group, &disk, handle)).map_err(refused)?;
         Ok(Done { job: Some(job.id), says, rest: None })
+    }
+
+    /// What belongs to the store is no image: taken away from it, the store would be gone.
+    fn check_foreign(&self, path: &Path) -> std::result::Result<(), Refused> {
+        let Ok(real) = std::fs::canonicalize(path) else { return Ok(()) };
+        let file = self.store().file();
+        let own = [Some(self.store().dir()), file.journal.as_ref().map(|journal| journal.path.as_path())];
+        let inside = |dir: &Path| std::fs::canonicalize(dir).is_ok_and(|dir| real.starts_with(dir));
+        if own.into_iter().flatten().any(inside) {
+            let what = format!("{} belongs to this store", path.display());
+            return Err(Refusal::Invalid.with("what", what));
+        }
+        Ok(())
     }
 
     /// T3: what is tried, in order. Nothing is moved away unless somebody says so.

@@ -19,6 +19,8 @@ pub(super) struct Claim {
 pub(super) struct ChainWalk {
     group: GroupId,
     at: Option<(Moment, ChainValue)>,
+    /// Where each epoch was left: a line that was taken back lies between two stretches of the one that goes on.
+    left: HashMap<EpochId, (Moment, ChainValue)>,
     /// Values of moments that somebody claims something about.
     seen: HashMap<Moment, Option<ChainValue>>,
     claims: Vec<Claim>,
@@ -31,7 +33,16 @@ pub(super) struct ChainWalk {
 impl ChainWalk {
     pub(super) fn new(group: GroupId, claims: Vec<Claim>) -> Self {
         let seen = claims.iter().map(|c| (c.moment, None)).collect();
-        Self { group, at: None, seen, claims, records: 0, trusted: Vec::new(), gaps: Vec::new() }
+        Self {
+            group,
+            at: None,
+            left: HashMap::new(),
+            seen,
+            claims,
+            records: 0,
+            trusted: Vec::new(),
+            gaps: Vec::new(),
+        }
     }
 
     /// A segment begins. Where the chain is not known it goes on from the value that the list has for it.
@@ -47,6 +58,7 @@ impl ChainWalk {
     /// Records are missing from here to the next known value.
     pub(super) fn broken(&mut self, at: String) {
         self.at = None;
+        self.left.clear();
         self.gaps.push(at);
     }
 
@@ -67,7 +79,9 @@ impl ChainWalk {
             if e.kind == RecordKind::Epoch {
                 self.epoch(report, shown, offset + u64::from(e.place), stored);
             }
-            let Some((before, value)) = self.at else { continue };
+            let Some(last) = self.at else { continue };
+            let left = self.left.get(&epoch).filter(|_| last.0.epoch != epoch);
+            let (before, value) = left.copied().unwrap_or(last);
             if before.seq.next() != e.seq {
                 report.damaged(
                     shown,
@@ -100,6 +114,7 @@ impl ChainWalk {
             *seen = Some(value);
         }
         self.at = Some((moment, value));
+        self.left.insert(moment.epoch, (moment, value));
     }
 
     fn epoch(&mut self, report: &mut Report, shown: &str, offset: u64, payload: &[u8]) {

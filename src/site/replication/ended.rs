@@ -3,11 +3,14 @@
 //! E1. What ended here is told in each connection until the peer says that it has heard: nothing is remembered of a
 //!     connection.
 //! E2. Only a copy that follows is deleted on the peer's word. One that was failed over to stays.
+//!     One without a whole image is of use to nobody and goes, whatever the word was.
+//! E4. A planned failover that waits for a source which has ended the protection is over: nobody hands over to it.
 //! E3. A group that the peer doesn't have at all is gone there: the source says so, and ships nothing.
 
 use super::{GroupSlot, Relation, Replication};
 use crate::exchange::{About, Frame};
-use crate::history::{Event, ResyncReason};
+use crate::group::Group;
+use crate::history::{Event, ResyncReason, TargetPhase, states_of};
 use crate::link::Peer;
 use crate::protection::State;
 use crate::vocab::{GroupId, Result, Token};
@@ -23,6 +26,14 @@ pub(super) fn heard(group: GroupId, op: Token) -> Frame {
     Frame::about(group, About::Notices { notices: vec![Event::UnprotectHeard { op }] })
 }
 
+/// The failover that is begun and not decided.
+fn intent_of(group: &Group) -> Option<Token> {
+    match group.with_events(|events| states_of(events.iter().map(|(_, e)| e)).1.phase) {
+        TargetPhase::Intent { op } => Some(op),
+        _ => None,
+    }
+}
+
 impl Replication {
     /// The peer ended the protection. True: it may forget that.
     pub(super) fn peer_ended(&self, peer: &Peer, group: GroupId, op: Token, delete: bool) -> Result<bool> {
@@ -36,10 +47,11 @@ impl Replication {
         let open = vm.group()?;
         let relation = Relation::of_group(&open, peer.store);
         let state = vm.known()?.state();
+        let follows = state.is_target() && state != State::FailingOver;
         let told =
             |text: &str| self.tell(Some(&vm.name()), format!("{} ended the protection: {text}", peer.name));
         match relation {
-            Relation::Target if delete && state.is_target() && state != State::FailingOver => {
+            Relation::Target if (delete || state == State::Receiving) && follows => {
                 self.drop_slot(group); // E2
                 open.note(Event::Unprotected { op, peer: peer.store, delete: false })?;
                 site.set_peer(&vm, None)?;
@@ -48,6 +60,10 @@ impl Replication {
             }
             Relation::Target => {
                 self.drop_slot(group);
+                // E4.
+                if let Some(op) = intent_of(&open) {
+                    open.note(Event::Cancelled { op })?;
+                }
                 open.note(Event::Orphaned { peer: peer.store, migrated: false })?;
                 told("this copy stands alone");
             }
@@ -70,6 +86,11 @@ impl Replication {
 
     /// The peer has heard.
     pub(super) fn peer_heard(&self, slot: &GroupSlot, op: Token) -> Result<()> {
+        // A command may be protecting it again: it is told, and answered, once more.
+        let Some(_one) = slot.vm.commanding.try_lock() else {
+            slot.running.lock().renew = true;
+            return Ok(());
+        };
         if !matches!(Relation::of_group(&slot.group(), slot.peer), Relation::Ended { op: o, .. } if o == op) {
             return Ok(());
         }

@@ -56,7 +56,7 @@ pub(super) fn request(slot: &GroupSlot, op: Token, as_name: Option<&str>) -> Joi
 }
 
 /// Ends an intent without its effect. False: it has had its effect meanwhile. `perhaps`: the peer may have made a
-/// standby; it is told to delete it.
+/// standby; it is told, and deletes what isn't whole (E2 of `ended`).
 pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token, perhaps: bool) -> Result<bool> {
     let mut joining = slot.joining.lock();
     if *joining != Some(op) {
@@ -65,22 +65,27 @@ pub(super) fn give_up(hub: &Replication, slot: &GroupSlot, op: Token, perhaps: b
     slot.group().record_line(Event::Cancelled { op })?;
     *joining = None;
     if perhaps {
-        slot.group().record_line(Event::Unprotected { op, peer: slot.peer, delete: true })?;
+        slot.group().record_line(Event::Unprotected { op, peer: slot.peer, delete: false })?;
         slot.running.lock().renew = true;
         return Ok(true);
     }
-    hub.drop_slot(slot.id());
-    hub.leave(slot)?;
+    if hub.leave(slot)? {
+        hub.drop_slot(slot.id());
+    } else {
+        slot.running.lock().side = None;
+    }
     Ok(true)
 }
 
 impl Replication {
-    /// The peer has nothing of a group any more and knows it. It stays the peer of one that still wants a standby there.
-    pub(super) fn leave(&self, slot: &GroupSlot) -> Result<()> {
+    /// The peer has nothing of a group any more and knows it. False: it stays the peer of one that still wants a standby
+    /// there.
+    pub(super) fn leave(&self, slot: &GroupSlot) -> Result<bool> {
         if slot.vm.known()?.state() == State::ResyncRequired {
-            return Ok(());
+            return Ok(false);
         }
-        self.site()?.set_peer(&slot.vm, None)
+        self.site()?.set_peer(&slot.vm, None)?;
+        Ok(true)
     }
 
     /// The protection of a group ended here, by a line of its history: what was asked of the peer is asked no more.

@@ -147,6 +147,10 @@ fn planned(engine: &Arc<Engine>, site: &Site, vm: &Arc<Vm>, line: &str) -> Resul
     if vm.known().map_err(refused)?.state() != State::Standby {
         return Err(Refusal::Busy.with("vm", vm.name()));
     }
+    // The VM would be stopped, and what it wrote last can't come.
+    if slot.change(|running| running.stalled_ns.is_some()) {
+        return Err(Refusal::NoSpace.with("vm", vm.name()));
+    }
     let steps = ["stop the VM and take over", "start the VM"];
     let (job, op) = admit(site, vm, JobKind::PlannedFailover, line, &steps).map_err(refused)?;
     let intent = Event::Intent { op, operation: Operation::Planned, moment: None, peer: Some(slot.peer) };

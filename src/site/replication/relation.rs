@@ -6,6 +6,7 @@
 use crate::group::Group;
 use crate::history::{Event, Operation, ResyncReason};
 use crate::vocab::{StoreId, Token};
+use std::collections::BTreeSet;
 
 /// What a group is to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,16 @@ impl Relation {
     /// By the lines of a history, oldest first.
     pub fn of<'a>(events: impl IntoIterator<Item = &'a Event>, with: StoreId) -> Self {
         let mut now = Self::None;
+        let mut decided = BTreeSet::new();
         for event in events {
             match event {
+                Event::Epoch { row, own: true } if row.decided() => {
+                    decided.insert(row.epoch);
+                }
+                // A source that was told to go on, and took that back, follows the other site.
+                Event::Withdrawn { epoch, .. } if decided.contains(epoch) && now == Self::Source => {
+                    now = Self::Target;
+                }
                 Event::Intent { op, operation: Operation::Initial, peer, .. } if *peer == Some(with) => {
                     now = Self::Joining { op: *op };
                 }

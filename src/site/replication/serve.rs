@@ -20,6 +20,7 @@ use crate::exchange::{
     About, Control, Frame, LocalSite, Report, Session, SessionEffect, SessionEvent, Verdict,
 };
 use crate::group::{NO_SPACE, Output};
+use crate::history::Event;
 use crate::link::Connection;
 use crate::site::replication::side::Side;
 use crate::vocab::{Error, GroupId, Kind, Result, Token};
@@ -95,6 +96,8 @@ struct Talk<'a> {
     sender: Sender<Command>,
     answers: HashMap<Token, Sender<join::Answered>>,
     points: points::Points,
+    /// The peer's words about groups that a command was at work on: to be looked at again.
+    unheard: Vec<(GroupId, Event)>,
     progress_ns: u64,
     sent: u64,
     received: u64,
@@ -142,6 +145,7 @@ impl<'a> Talk<'a> {
             sender,
             answers: HashMap::new(),
             points: points::Points::default(),
+            unheard: Vec::new(),
             progress_ns: 0,
             sent: 0,
             received: 0,
@@ -376,6 +380,9 @@ impl<'a> Talk<'a> {
         for slot in &all {
             self.changed(slot)?;
         }
+        for (group, notice) in std::mem::take(&mut self.unheard) {
+            self.noticed(group, vec![notice])?;
+        }
         self.share_points(&slots, now)?;
         for slot in slots {
             let due = {
@@ -498,6 +505,7 @@ impl<'a> Talk<'a> {
     fn met(&self, slot: &GroupSlot, verdict: Verdict) -> Result<()> {
         let said = verdict::keep(slot, self.hub.store, &verdict)?;
         self.hub.site()?.start_heard(&slot.vm, &verdict)?;
+        self.look_at_line(slot)?;
         let mut running = slot.running.lock();
         if running.verdict.as_ref() != Some(&verdict) {
             if let Some(text) = said {

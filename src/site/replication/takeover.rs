@@ -138,7 +138,18 @@ impl Replication {
             if decided.is_err() && !group.table().rows().any(|row| row.op == op) {
                 group.note(Event::Cancelled { op })?;
             }
-            decided.map(|_| at)
+            decided.map(|_| {
+                let state = running.side.as_ref().map(|side| side.state());
+                let ahead = state.and_then(|s| s.source_head).filter(|head| newest && head.seq > at.seq);
+                if let Some(head) = ahead {
+                    let text = format!(
+                        "the failover went to {at}: what the source has up to {head} didn't come in time; it is there still, \
+                         and `rollback` goes back to it"
+                    );
+                    self.tell(Some(&vm.name()), text);
+                }
+                at
+            })
         })
     }
 

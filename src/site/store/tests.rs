@@ -111,6 +111,11 @@ fn a_moved_store_keeps_its_identity_and_a_copy_takes_a_new_one() {
     let as_moved = open_as(&moved, Moved::Moved, None).unwrap();
     assert_eq!((as_moved.id(), as_moved.identity().unwrap().fingerprint()), (id, key));
     assert_eq!(as_moved.catalog().list::<Peer>().unwrap().0, [peer]);
+    // Too late: by the other word it has become the store that it was copied from.
+    drop(as_moved);
+    let late = open_as(&moved, Moved::Copied, None).err().unwrap();
+    assert_eq!(late.kind(), Kind::Invalid, "{late}");
+    let as_moved = open(&moved).unwrap();
     // A rename keeps inode and birth time: nothing to say.
     drop(as_moved);
     std::fs::rename(&moved, room.path().join("renamed")).unwrap();

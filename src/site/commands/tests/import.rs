@@ -157,3 +157,18 @@ fn a_restart_ends_the_job_as_the_disk_says() {
     assert_eq!(left, None);
     site.close().unwrap();
 }
+
+#[test]
+fn the_stores_own_files_are_no_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = open(dir.path());
+    for file in ["store.json", "reserve"] {
+        let path = site.store().dir().join(file);
+        for how in ["copy", "rename"] {
+            let refused = import(&site, &format!("path={} vm=web disk=a.raw how={how}", path.display()));
+            assert_eq!(refused.unwrap_err().refusal, Refusal::Invalid, "{file}");
+        }
+        assert!(path.exists());
+    }
+    site.close().unwrap();
+}

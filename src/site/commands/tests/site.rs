@@ -184,7 +184,9 @@ fn a_window_is_kept_where_somebody_wrote_one() {
     let (target, _) = standby(&site);
     let refused = site.write_policy(WHO, &target, "window: 2h\n").unwrap_err();
     assert_eq!(refused.refusal, Refusal::WrongSite);
-    site.write_policy(WHO, &target, "rate: 10MiB/s\n").unwrap();
+    site.write_policy(WHO, &target, "allowance: 512MiB\n").unwrap();
+    let refused = site.write_policy(WHO, &target, "rate: 10MiB/s\n").unwrap_err();
+    assert_eq!(refused.refusal, Refusal::NotSupportedYet);
     site.close().unwrap();
 }
 

@@ -22,10 +22,16 @@ impl Talk<'_> {
 
     /// What a side has to know of the state.
     pub(super) fn flags(&self, slot: &GroupSlot) -> Result<Flags> {
+        self.look_at_line(slot)?;
+        Ok(slot.vm.known()?.flags)
+    }
+
+    /// Whether the line `protected` is due once the peer follows.
+    pub(super) fn look_at_line(&self, slot: &GroupSlot) -> Result<()> {
         let known = slot.vm.known()?;
         let decided = known.facts.role == Role::Source && known.facts.writer != Writer::Original;
         slot.unsettled.store(decided || known.state() == State::Resyncing, Ordering::Release);
-        Ok(known.flags)
+        Ok(())
     }
 
     /// A command has changed what a group is, or an operation.
@@ -87,6 +93,8 @@ impl Talk<'_> {
                     // A source stays among the groups of this connection: it may be asked to end the protection, too.
                     if self.hub.peer_ended(&self.peer, group, op, delete)? {
                         self.say(&ended::heard(group, op))?;
+                    } else {
+                        self.unheard.push((group, notice));
                     }
                 }
                 Event::UnprotectHeard { op } => {
@@ -163,7 +171,7 @@ impl Talk<'_> {
             if name == UNKNOWN && Relation::of_group(&slot.group(), self.peer.store) == Relation::Source {
                 return self.hub.target_gone(&self.peer, &slot.vm);
             }
-            if name == NO_SPACE {
+            if name == NO_SPACE && op == Token::NONE {
                 slot.running.lock().peer_full = Some((self.hub.now_ns(), text.to_owned()));
                 return Ok(());
             }
@@ -171,7 +179,6 @@ impl Talk<'_> {
             return Ok(());
         }
         // The command that waits undoes its intent itself.
-        self.groups.remove(&group);
         match self.answers.remove(&op) {
             Some(answer) => {
                 let _ =
